@@ -1,0 +1,1 @@
+"""Data, training, fine-tuning and judging of the small bundled models."""
