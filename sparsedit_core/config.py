@@ -1,0 +1,86 @@
+"""What a DiT is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from .layout import SegmentLayout
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Shapes of a DiT (Peebles and Xie 2023, table 1) and, with a layout, of a SparseDiT.
+
+    ``input_size``           (height, width) of the latent that the position table belongs to; other sizes resample it
+    ``null_class``           the label table has one row more than ``num_classes`` for "no class"
+    ``learn_sigma``          output has ``2 * in_channels`` channels, the second half interpolates the variance
+    ``layout``               ``None`` is the dense model
+    ``sparse_side``          side of the sparse token grid used when the caller gives none (official ``semantic_size``)
+    ``reinject_positions``   add the position table again where tokens become sparse and dense (the paper's text; the
+                             released code does not, so files in its format keep ``False``)
+    ``semantics``            ``"diffusers"``: timestep frequencies i/127 and epsilon 1e-5 in the second norm, as the
+                             diffusers class computes them; ``"original"``: i/128 and 1e-6
+    """
+
+    input_size: tuple[int, int] = (32, 32)
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    null_class: bool = True
+    learn_sigma: bool = True
+    layout: SegmentLayout | None = None
+    sparse_side: int = 8
+    reinject_positions: bool = False
+    semantics: Literal["original", "diffusers"] = "original"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden size {self.hidden_size} cannot be split into {self.num_heads} heads; give a number of heads that divides it"
+            )
+        if self.hidden_size % 4:
+            raise ValueError(f"hidden size {self.hidden_size} is no multiple of 4, which the 2-D position table needs")
+        if any(side % self.patch_size for side in self.input_size):
+            raise ValueError(f"input size {self.input_size} is no multiple of the patch size {self.patch_size}")
+        if self.sparse_side < 1:
+            raise ValueError(f"sparse_side is {self.sparse_side}; it is the side of a token grid and must be 1 or more")
+        if self.layout is not None:
+            self.layout.check_depth(self.depth)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the model's output."""
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Token grid (rows, columns) of ``input_size``."""
+        return self.input_size[0] // self.patch_size, self.input_size[1] // self.patch_size
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values; the layout as its text."""
+        return asdict(self) | {"input_size": list(self.input_size), "layout": self.layout and str(self.layout)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DiTConfig:
+        """The inverse of :meth:`to_json`; unknown names are an error, so that a newer file is not half understood."""
+        unknown = set(data) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"model config has unknown entries {sorted(unknown)}; the file needs a newer SparseDiT version")
+        values = dict(data)
+        if "input_size" in values:
+            values["input_size"] = (int(values["input_size"][0]), int(values["input_size"][1]))
+        if values.get("layout") is not None:
+            values["layout"] = SegmentLayout.parse(values["layout"])
+        return cls(**values)

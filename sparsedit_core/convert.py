@@ -1,0 +1,78 @@
+"""From a dense DiT to the initial state of a SparseDiT (PAPERS 1.6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .config import DiTConfig
+from .dit import DiT
+from .layout import Role, SegmentLayout
+
+Fusion = Literal["official", "identity"]
+_QKV = re.compile(r"(.*blocks\.(\d+)\.attn)\.qkv\.(weight|bias)")
+
+
+def convert_config(config: DiTConfig, layout: SegmentLayout, *, sparse_side: int = 8) -> DiTConfig:
+    """The dense model's config with a layout; ``ValueError`` if it has one already or the depths differ."""
+    if config.layout is not None:
+        raise ValueError(f"the model is a SparseDiT already (layout {config.layout}); give a dense model to convert")
+    return replace(config, layout=layout, sparse_side=sparse_side)
+
+
+def split_qkv(role: Role, qkv: Tensor) -> dict[str, Tensor]:
+    """The projections that a block of this role keeps of a fused q | k | v (weight or bias)."""
+    dim = qkv.shape[0] // 3
+    if role == "pooled":
+        return {"v": qkv[2 * dim :]}
+    if role in ("generation", "recovery"):
+        return {"q": qkv[:dim], "kv": qkv[dim:]}
+    return {"qkv": qkv}
+
+
+def convert_state(
+    state: Mapping[str, Tensor], layout: SegmentLayout, *, fusion: Fusion = "official"
+) -> dict[str, Tensor]:
+    """Dense state dict (our flat keys) to the SparseDiT one: slices of qkv plus the fusion layers.
+
+    ``fusion="official"``: W1 = 0, W2 = I, so that only the attention of a recovery block reads the sparse tokens.
+    ``"identity"``: W1 = I, W2 = 0, which on the full grid and without Poolingformers is the dense model exactly.
+    """
+    roles = layout.roles
+    result: dict[str, Tensor] = {}
+    for key, value in state.items():
+        match = _QKV.fullmatch(key)
+        if match is None:
+            result[key] = value
+            continue
+        for name, part in split_qkv(roles[int(match[2])], value).items():
+            result[f"{match[1]}.{name}.{match[3]}"] = part.contiguous()
+    for i, role in enumerate(roles):
+        if role == "recovery":
+            like = state[f"blocks.{i}.attn.proj.weight"]
+            for name, one in (("merged_layer1", fusion == "identity"), ("merged_layer2", fusion == "official")):
+                result[f"blocks.{i}.{name}.weight"] = torch.eye(like.shape[0]).to(like) * one
+                result[f"blocks.{i}.{name}.bias"] = torch.zeros_like(like[0])
+    return result
+
+
+def convert_dense(
+    model: DiT, layout: SegmentLayout | str, *, sparse_side: int = 8, fusion: Fusion = "official"
+) -> DiT:
+    """A SparseDiT in its initial state, from a dense model of the same depth; the dense model is left alone.
+
+    Blocks that keep their weights share memory with nothing: every tensor is copied.
+    """
+    layout = SegmentLayout.parse(layout) if isinstance(layout, str) else layout
+    config = convert_config(model.config, layout, sparse_side=sparse_side)
+    state = convert_state(model.state_dict(), layout, fusion=fusion)
+    with torch.device("meta"):
+        sparse = DiT(config)
+    sparse.load_state_dict({key: value.clone() for key, value in state.items()}, assign=True)
+    sparse.pos_embed.requires_grad_(False)
+    return sparse.train(model.training)

@@ -1,0 +1,139 @@
+"""The parts of a transformer block; every weighted layer comes from an injected ``ops`` namespace.
+
+``ops`` has ``Linear``, ``Conv2d``, ``LayerNorm`` and ``Embedding`` with torch's signatures. Stand-alone that is torch
+itself; ComfyUI passes its own, which load, cast and offload weights. Therefore nothing here reads ``layer.weight``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+TORCH_OPS = SimpleNamespace(Linear=nn.Linear, Conv2d=nn.Conv2d, LayerNorm=nn.LayerNorm, Embedding=nn.Embedding)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of (B, M, C) queries over (B, N, C) keys and values; result (B, M, C)."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, tokens, C/heads)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: x (B, N, C) scaled and shifted by (B, 1, C) each."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    """Ordinary attention among the tokens of x, one fused projection (dense and sparse blocks)."""
+
+    def __init__(self, dim: int, heads: int, *, ops: Any, attention: Attention, **kw: Any) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.qkv = ops.Linear(dim, 3 * dim, **kw)
+        self.proj = ops.Linear(dim, dim, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(self.attention(q, k, v, self.heads))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Queries from x (B, M, C), keys and values from ``context`` (B, N, C) (generation and recovery blocks)."""
+
+    def __init__(self, dim: int, heads: int, *, ops: Any, attention: Attention, **kw: Any) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.q = ops.Linear(dim, dim, **kw)
+        self.kv = ops.Linear(dim, 2 * dim, **kw)
+        self.proj = ops.Linear(dim, dim, **kw)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        k, v = self.kv(context).chunk(2, dim=-1)
+        return self.proj(self.attention(self.q(x), k, v, self.heads))  # type: ignore[no-any-return]
+
+
+class PooledAttention(nn.Module):
+    """Every token receives proj(mean over tokens of V) (Poolingformer, SparseDiT section 3.2).
+
+    The mean commutes with the V projection, so both layers run on one token; result (B, 1, C). The mean is float32:
+    half-precision sums over thousands of tokens lose it.
+    """
+
+    def __init__(self, dim: int, *, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.v = ops.Linear(dim, dim, **kw)
+        self.proj = ops.Linear(dim, dim, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.v(x.mean(dim=1, keepdim=True, dtype=torch.float32).to(x.dtype)))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two layers with tanh-GELU between them."""
+
+    def __init__(self, dim: int, hidden: int, *, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.fc1 = ops.Linear(dim, hidden, **kw)
+        self.fc2 = ops.Linear(hidden, dim, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=8)
+def _frequencies(half: int, last: int) -> tuple[float, ...]:
+    # float32 steps with an exactly rounded exponential: t reaches 999, so the last bit of a frequency is visible in
+    # the model's output, and the float32 exponential of one processor is not that of another
+    exponent = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half - last)
+    return tuple(np.exp(exponent.astype(np.float64)).astype(np.float32).tolist())
+
+
+def timestep_features(t: Tensor, dim: int = 256, *, last: int = 0) -> Tensor:
+    """[cos | sin] features (B, dim) of timesteps (B,), float32; frequencies 10000^(-i / (dim/2 - last))."""
+    frequencies = torch.tensor(_frequencies(dim // 2, last), dtype=torch.float32, device=t.device)
+    angles = t[:, None].float() * frequencies
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoidal timestep features and two layers; the sinusoids stay float32."""
+
+    def __init__(self, dim: int, *, frequency_shift: int, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.frequency_shift = frequency_shift
+        self.mlp = nn.Sequential(ops.Linear(256, dim, **kw), nn.SiLU(), ops.Linear(dim, dim, **kw))
+
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.mlp(timestep_features(t, last=self.frequency_shift).to(dtype))  # type: ignore[no-any-return]
+
+
+class LabelEmbedder(nn.Module):
+    """A table of class embeddings; the last row may be the null class."""
+
+    def __init__(self, rows: int, dim: int, *, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.embedding_table = ops.Embedding(rows, dim, **kw)
+
+    def forward(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.embedding_table(y).to(dtype)  # type: ignore[no-any-return]
+
+
+class PatchEmbed(nn.Module):
+    """Patches of an image (B, C, H, W) to tokens (B, N, D); H and W are multiples of the patch size."""
+
+    def __init__(self, patch: int, channels: int, dim: int, *, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.proj = ops.Conv2d(channels, dim, kernel_size=patch, stride=patch, **kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+"""The block of a SparseDiT and the walk of its tokens through the segments (SparseDiT section 3; PAPERS 1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .layers import Attention, CrossAttention, Mlp, PooledAttention, SelfAttention, modulate
+from .layout import Role, SegmentLayout
+from .tokens import Grid, Pooling, upsample
+
+
+class Block(nn.Module):
+    """A DiT block with adaLN-Zero in one of five roles; only its attention differs.
+
+    A recovery block owns the fusion layers: ``merged_layer1`` is W1, ``merged_layer2`` is W2.
+    """
+
+    def __init__(
+        self, role: Role, dim: int, heads: int, mlp_hidden: int, *, norm2_eps: float, ops: Any, attention: Attention, **kw: Any
+    ) -> None:
+        super().__init__()
+        self.role: Role = role
+        self.norm1 = ops.LayerNorm(dim, elementwise_affine=False, eps=1e-6, **kw)
+        self.norm2 = ops.LayerNorm(dim, elementwise_affine=False, eps=norm2_eps, **kw)
+        self.attn: nn.Module
+        if role == "pooled":
+            self.attn = PooledAttention(dim, ops=ops, **kw)
+        elif role in ("generation", "recovery"):
+            self.attn = CrossAttention(dim, heads, ops=ops, attention=attention, **kw)
+        else:
+            self.attn = SelfAttention(dim, heads, ops=ops, attention=attention, **kw)
+        self.mlp = Mlp(dim, mlp_hidden, ops=ops, **kw)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, **kw))
+        if role == "recovery":
+            self.merged_layer1 = ops.Linear(dim, dim, **kw)
+            self.merged_layer2 = ops.Linear(dim, dim, **kw)
+
+    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
+        """x (B, N, D), condition c (B, D); ``context`` (B, M, D) is where keys and values come from, if not x.
+
+        The context is normalised and modulated like x (CHECKPOINTS 5.2, 5.3).
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
+        h = modulate(self.norm1(x), shift1, scale1)
+        if context is None:
+            h = self.attn(h)
+        else:
+            h = self.attn(h, modulate(self.norm1(context), shift1, scale1))
+        x = torch.addcmul(x, gate1, h)
+        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+
+    def fuse(self, sparse: Tensor, shortcut: Tensor, sparse_grid: Grid, dense_grid: Grid) -> Tensor:
+        """X' = Up(X_s) W1 + X W2, at the cost of M rows for W1: nearest upsampling commutes with it.
+
+        float16 adds in float32: both terms can be large and of opposite sign.
+        """
+        up = upsample(self.merged_layer1(sparse), sparse_grid, dense_grid)
+        kept = self.merged_layer2(shortcut)
+        if up.dtype == torch.float16:
+            return (up.float() + kept.float()).half()
+        return up + kept
+
+
+def walk(
+    blocks: Sequence[Block],
+    layout: SegmentLayout,
+    x: Tensor,
+    c: Tensor,
+    dense: Grid,
+    sparse: Grid,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Send dense tokens x (B, N, D) through all blocks and return dense tokens.
+
+    The shortcut of a module is the dense map that enters it; every generation block reads it again, and so does
+    every recovery block (the second one starts from dense tokens, so its upsampling is the identity).
+    ``positions`` (1, N, D), if given, is added again at both transitions (PAPERS 1.5).
+    """
+    shortcut, grid = x, dense
+    pool = Pooling(dense, sparse, x.device)
+    for role, start, end in layout.runs():
+        if role == "generation":
+            shortcut, grid = x, sparse
+            x = pool(x)
+            if positions is not None:
+                x = x + pool(positions)
+        for block in blocks[start:end]:
+            if role == "generation":
+                x = block(x, c, shortcut)
+            elif role == "recovery":
+                x, grid = recover(block, x, c, shortcut, grid, dense, positions), dense
+            else:
+                x = block(x, c)
+    return x
+
+
+def recover(
+    block: Block, x: Tensor, c: Tensor, shortcut: Tensor, grid: Grid, dense: Grid, positions: Tensor | None
+) -> Tensor:
+    """One recovery block: fused dense tokens attend to the tokens x they were recovered from."""
+    fused = block.fuse(x, shortcut, grid, dense)
+    return block(fused if positions is None else fused + positions, c, x)  # type: ignore[no-any-return]
