@@ -25,9 +25,7 @@ def diffusion_time(t: Tensor | float, prediction: Prediction = "eps") -> float:
     value = _single(t) if isinstance(t, Tensor) else float(t)
     # The tolerance is for times that went through float32 or bfloat16 arithmetic near the end.
     if not 0.0 <= value <= last * (1.0 + 1e-2):
-        raise ValueError(
-            f"timestep {value:g} is outside 0 .. {last:g} of a model with {prediction!r} prediction"
-        )
+        raise ValueError(f"timestep {value:g} is outside 0 .. {last:g} of a model with {prediction!r} prediction")
     return min(value / last, 1.0)
 
 

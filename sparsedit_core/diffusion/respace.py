@@ -61,9 +61,7 @@ def _strided(count: int, steps: int) -> list[int]:
         kept = range(0, steps, stride)
         if len(kept) == count:
             return list(kept)
-    raise ValueError(
-        f"no integer stride visits exactly {count} of {steps} timesteps; use '{count}' for even spacing"
-    )
+    raise ValueError(f"no integer stride visits exactly {count} of {steps} timesteps; use '{count}' for even spacing")
 
 
 def _sections(counts: list[int], steps: int) -> list[int]:
