@@ -31,8 +31,10 @@ def test_schedule_equals_the_original(sampling: Golden, name: str) -> None:
 
 def test_linear_betas() -> None:
     betas = linear_betas()
-    assert betas.dtype == torch.float64 and betas.shape == (1000,)
-    assert float(betas[0]) == 1e-4 and float(betas[-1]) == 0.02
+    assert betas.dtype == torch.float64
+    assert betas.shape == (1000,)
+    assert float(betas[0]) == 1e-4
+    assert float(betas[-1]) == 0.02
     assert len(Diffusion()) == 1000
     torch.testing.assert_close(Diffusion().betas, betas, rtol=0, atol=1e-12)
 

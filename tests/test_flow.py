@@ -59,7 +59,8 @@ def test_heun_evaluates_twice_but_at_the_last_step() -> None:
 def test_shift_keeps_the_ends_and_moves_times_towards_noise() -> None:
     even, shifted = flow_times(4), flow_times(4, shift=3.0)
     assert even == [1.0, 0.75, 0.5, 0.25, 0.0]
-    assert shifted[0] == 1.0 and shifted[-1] == 0.0
+    assert shifted[0] == 1.0
+    assert shifted[-1] == 0.0
     assert all(moved > time for moved, time in zip(shifted[1:-1], even[1:-1], strict=True))
     assert shifted[2] == pytest.approx(0.75)
 

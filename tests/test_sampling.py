@@ -22,6 +22,7 @@ from sparsedit_core.diffusion import (
     with_labels,
 )
 from sparsedit_core.dit import DiT
+from sparsedit_core.schedule import PruningSchedule
 
 KINDS = {
     "ddim": "10",
@@ -53,7 +54,8 @@ def run(file: Golden, model: Callable[..., Tensor], kind: str) -> tuple[Tensor, 
     samples, images = [start], []
 
     def record(step: int, total: int, t: float, x: Tensor, x0: Tensor) -> None:
-        assert total == 10 and step == len(images)
+        assert total == 10
+        assert step == len(images)
         samples.append(x)
         images.append(x0)
 
@@ -86,6 +88,23 @@ def test_guidance_equals_the_original(name: str) -> None:
     with torch.no_grad():
         found = guided(file.input["cfg_x"][:2], file.input["cfg_t"][:2])
     assert_close(found, file.output["cfg_out"][:2], FORWARD_TOLERANCE)
+
+
+def test_a_pruning_schedule_rides_in_the_model_function() -> None:
+    file, model = fixture("sparsedit_k_sampling10")
+    schedule = PruningSchedule(rate_noise=0.9, rate_clean=0.2, levels=None)
+    grids: list[tuple[int, int]] = []
+
+    def scheduled(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        grids.append(schedule.grid(diffusion_time(t), model.config.grid))
+        return model(x, t, y, sparse_grid=grids[-1])
+
+    model_fn = with_guidance(scheduled, file.input["y"], NULL_LABEL, 4.0)
+    found = sample_ddim(Diffusion("10"), model_fn, file.input["x_T"])
+    assert bool(found.isfinite().all())
+    assert len(grids) == 10
+    assert grids == sorted(grids)
+    assert grids[0] < grids[-1]
 
 
 def toy(x: Tensor, t: Tensor) -> Tensor:
@@ -127,12 +146,14 @@ def test_the_model_gets_original_timesteps_and_the_callback_reports_them() -> No
     reported: list[tuple[int, int, float]] = []
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        assert t.dtype == torch.int64 and t.shape == (2,)
+        assert t.dtype == torch.int64
+        assert t.shape == (2,)
         seen.append(diffusion_time(t))
         return toy(x, t)
 
     def note(step: int, total: int, t: float, x: Tensor, x0: Tensor) -> None:
-        assert x.shape == x0.shape == (2, 3, 4, 4) and not x.requires_grad
+        assert x.shape == x0.shape == (2, 3, 4, 4)
+        assert not x.requires_grad
         reported.append((step, total, t))
 
     sample_ddpm(Diffusion("4"), model, torch.ones(2, 3, 4, 4), callback=note)
@@ -154,7 +175,8 @@ def test_an_exception_in_the_callback_ends_the_run() -> None:
 
 def test_samples_stay_in_float32_whatever_the_model_returns() -> None:
     found = sample_ddpm(Diffusion("3"), lambda x, t: toy(x, t).half(), torch.ones(1, 3, 4, 4).half())
-    assert found.dtype == torch.float32 and bool(found.isfinite().all())
+    assert found.dtype == torch.float32
+    assert bool(found.isfinite().all())
 
 
 def test_bad_requests_say_what_is_wrong() -> None:

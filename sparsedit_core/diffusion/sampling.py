@@ -19,7 +19,7 @@ SamplerCallback = Callable[[int, int, float, Tensor, Tensor], None]
 the image predicted in this step. An exception raised in it ends the run and reaches the caller."""
 
 
-def ddpm_step(diffusion: Diffusion, denoised: Denoised, index: Tensor, noise: Tensor | None) -> Tensor:
+def ddpm_step(denoised: Denoised, index: Tensor, noise: Tensor | None) -> Tensor:
     """Ancestral step from `index` (B,): the predicted mean plus noise of the predicted variance.
 
     Samples at index 0, the last step, get no noise; `noise` may be None if all are there.
@@ -68,8 +68,8 @@ def sample_ddpm(
     count and spacing are the diffusion's.
     """
 
-    def step(denoised: Denoised, x: Tensor, index: Tensor, drawn: Tensor | None) -> Tensor:
-        return ddpm_step(diffusion, denoised, index, drawn)
+    def step(denoised: Denoised, _: Tensor, index: Tensor, drawn: Tensor | None) -> Tensor:
+        return ddpm_step(denoised, index, drawn)
 
     return _walk(diffusion, model_fn, x, step, True, noise, generator, clip, callback)
 
