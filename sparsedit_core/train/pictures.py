@@ -75,14 +75,16 @@ class _Uniform:
         """Channel number `channel` of every picture, scaled to [low, high); shape (n, 1, 1)."""
         step = np.uint64((channel + 1) * 0x9E3779B97F4A7C15 & _MASK64)
         unit = (_mix(self.keys + step) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
-        return (np.float32(low) + np.float32(high - low) * unit)[:, None, None]
+        numbers: Array = np.float32(low) + np.float32(high - low) * unit
+        return numbers.reshape(-1, 1, 1)
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
 
 
 def _indices(start: int | Sequence[int] | NDArray[np.int64], count: int | None) -> Integers:
@@ -99,9 +101,7 @@ def _indices(start: int | Sequence[int] | NDArray[np.int64], count: int | None) 
     return indices
 
 
-def _classes(
-    indices: Integers, labels: int | Sequence[int] | NDArray[np.int64] | Tensor | None
-) -> Integers:
+def _classes(indices: Integers, labels: int | Sequence[int] | NDArray[np.int64] | Tensor | None) -> Integers:
     if labels is None:
         return indices % len(CLASS_NAMES)
     given = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels, dtype=np.int64)
@@ -151,8 +151,8 @@ def _texture(draw: _Uniform, classes: Integers, across: Array, down: Array) -> A
 
 
 def _disc(x: Array, y: Array, scale: Array) -> Array:
-    radius: Array = np.hypot(x, y)
-    return radius - np.float32(np.sqrt(SHAPE_AREA / np.pi)) * scale
+    distance: Array = np.hypot(x, y) - np.float32(np.sqrt(SHAPE_AREA / np.pi)) * scale
+    return distance
 
 
 def _square(x: Array, y: Array, scale: Array) -> Array:

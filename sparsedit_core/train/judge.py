@@ -1,0 +1,123 @@
+"""The judge: a small classifier of the procedural pictures, for class accuracy and Frechet features.
+
+Trained by this project on pictures with light noise, so that a slightly noisy sample is still judged by what
+it shows. `judge_samples` gives both numbers of a set of samples; `real_floor` the distance real data reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Conv2d, GroupNorm, Linear, Module, ReLU, Sequential
+
+from .frechet import frechet_distance
+from .pictures import CLASS_NAMES, SIDE, pictures
+
+WIDTHS: tuple[int, ...] = (16, 48, 64, 96)
+"""Channels of the four stages; the last is the number of features."""
+
+REFERENCE_SEED = 7
+"""Seed of the held-out pictures that samples are compared with."""
+
+
+class Judge(Module):
+    """Four convolutions (strides 1, 2, 2, 2), the mean over the places, one linear layer; 92 k parameters."""
+
+    def __init__(self, widths: tuple[int, ...] = WIDTHS, classes: int = len(CLASS_NAMES)) -> None:
+        super().__init__()
+        stages: list[Module] = []
+        before = 3
+        for index, width in enumerate(widths):
+            convolution = Conv2d(before, width, 3, stride=1 if index == 0 else 2, padding=1)
+            stages += [convolution, GroupNorm(8, width), ReLU()]
+            before = width
+        self.stages = Sequential(*stages)
+        self.head = Linear(before, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, 32, 32) in [-1, 1] to features (B, 96)."""
+        if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE):
+            raise ValueError(f"the judge sees (B, 3, {SIDE}, {SIDE}) pictures, found {tuple(images.shape)}")
+        hidden: Tensor = self.stages(images)
+        return hidden.mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits (B, 10)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge found: class accuracy in [0, 1], Frechet distance to held-out pictures, sample count."""
+
+    accuracy: float
+    frechet: float
+    samples: int
+
+
+@torch.no_grad()
+def features(judge: Judge, images: Tensor, *, batch: int = 250) -> Tensor:
+    """Features (n, 96) float32 of any number of images, in batches; images are clipped to [-1, 1]."""
+    parts = [judge.features(part) for part in _batches(images, batch)]
+    return torch.cat(parts) if parts else torch.empty(0, judge.head.in_features)
+
+
+@torch.no_grad()
+def predict(judge: Judge, images: Tensor, *, batch: int = 250) -> Tensor:
+    """Most likely class of every image, (n,) int64."""
+    parts = [judge(part).argmax(dim=1) for part in _batches(images, batch)]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+
+def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
+    """Share of the images in [0, 1] that the judge takes for their label (n,)."""
+    if len(images) != len(labels) or len(images) == 0:
+        raise ValueError(f"accuracy needs one label per image, found {len(images)} images, {len(labels)} labels")
+    return float((predict(judge, images) == labels.cpu()).double().mean())
+
+
+def reference_features(judge: Judge, count: int, *, start: int = 0, seed: int = REFERENCE_SEED) -> Tensor:
+    """Features (count, 96) of held-out pictures start .. start + count - 1, never seen in training."""
+    parts = []
+    for first in range(start, start + count, 1000):
+        images, _ = pictures(first, min(1000, start + count - first), seed=seed, split="heldout")
+        parts.append(features(judge, images))
+    return torch.cat(parts)
+
+
+def judge_samples(judge: Judge, samples: Tensor, labels: Tensor, reference: Tensor) -> Verdict:
+    """Accuracy and Frechet distance of samples (n, 3, 32, 32) against reference features (m, 96)."""
+    distance = frechet_distance(features(judge, samples), reference)
+    return Verdict(accuracy(judge, samples, labels), distance, len(samples))
+
+
+def real_floor(judge: Judge, samples: int, references: int) -> float:
+    """Frechet distance of `samples` further held-out pictures to the first `references`: nothing does better.
+
+    With the sizes used for generated samples this is the value a perfect generator would be given.
+    """
+    reference = reference_features(judge, references)
+    return frechet_distance(reference_features(judge, samples, start=references), reference)
+
+
+def noisy(images: Tensor, generator: torch.Generator, strength: float = 0.2) -> Tensor:
+    """Half of the pictures with Gaussian noise of a deviation drawn from [0, strength); for training."""
+    count = len(images)
+    deviation = strength * torch.rand(count, generator=generator) * (torch.arange(count) % 2)
+    noise = torch.randn(images.shape, generator=generator)
+    return (images + deviation.view(-1, 1, 1, 1) * noise).clamp(-1, 1)
+
+
+def loss(judge: Judge, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with a little label smoothing, which keeps the features from growing without end."""
+    return F.cross_entropy(judge(images), labels, label_smoothing=0.05)
+
+
+def _batches(images: Tensor, batch: int) -> Iterator[Tensor]:
+    for first in range(0, len(images), batch):
+        yield images[first : first + batch].detach().float().cpu().clamp(-1, 1)
