@@ -63,9 +63,12 @@ def test_exact_levels_pass_through_every_side() -> None:
 def test_hold_names_the_quarter_that_stands_still() -> None:
     noise = PruningSchedule(0.86, 0.61)
     clean = PruningSchedule(0.86, 0.61, hold="clean")
-    assert noise.rate(0.75) == noise.rate(1.0) == 0.86 and noise.rate(0.74) < 0.86
-    assert clean.rate(0.25) == clean.rate(0.0) == 0.61 and clean.rate(0.26) > 0.61
-    assert noise.rate(0.375) == pytest.approx(0.735) and clean.rate(0.625) == pytest.approx(0.735)
+    assert noise.rate(0.75) == noise.rate(1.0) == 0.86
+    assert noise.rate(0.74) < 0.86
+    assert clean.rate(0.25) == clean.rate(0.0) == 0.61
+    assert clean.rate(0.26) > 0.61
+    assert noise.rate(0.375) == pytest.approx(0.735)
+    assert clean.rate(0.625) == pytest.approx(0.735)
 
 
 @given(schedules())
@@ -83,7 +86,8 @@ def test_more_noise_never_means_more_tokens(schedule: PruningSchedule, a: float,
     a, b = sorted((a, b))
     assert schedule.rate_clean <= schedule.rate(a) <= schedule.rate(b) <= schedule.rate_noise
     first, second = schedule.grid(a, dense), schedule.grid(b, dense)
-    assert first[0] >= second[0] and first[1] >= second[1]
+    assert first[0] >= second[0]
+    assert first[1] >= second[1]
 
 
 @given(schedules(window=True), times, grids)
@@ -91,10 +95,13 @@ def test_grid_is_python_ints_inside_the_dense_grid_at_its_aspect(
     schedule: PruningSchedule, time: float, dense: tuple[int, int]
 ) -> None:
     h, w = schedule.grid(time, dense)
-    assert type(h) is int and type(w) is int
-    assert 1 <= h <= dense[0] and 1 <= w <= dense[1]
+    assert type(h) is int
+    assert type(w) is int
+    assert 1 <= h <= dense[0]
+    assert 1 <= w <= dense[1]
     scale = max(h, w) / max(dense)
-    assert abs(h - scale * dense[0]) < 1 and abs(w - scale * dense[1]) < 1
+    assert abs(h - scale * dense[0]) < 1
+    assert abs(w - scale * dense[1]) < 1
 
 
 @given(schedules(), grids)
@@ -118,9 +125,11 @@ def test_buckets_cover_time_and_agree_with_grid(
     schedule: PruningSchedule, dense: tuple[int, int], when: list[float]
 ) -> None:
     buckets = schedule.buckets(dense)
-    assert buckets[0][0] == 0.0 and buckets[-1][1] == 1.0
+    assert buckets[0][0] == 0.0
+    assert buckets[-1][1] == 1.0
     for (_, border, grid), (begin, _, following) in pairwise(buckets):
-        assert border == begin and grid != following
+        assert border == begin
+        assert grid != following
     inside = [(a + b) / 2 for a, b, _ in buckets if b - a > 1e-9]
     for time in [*when, *inside]:
         for a, b, grid in buckets:
@@ -131,8 +140,11 @@ def test_buckets_cover_time_and_agree_with_grid(
 def test_outside_start_and_end_the_grid_is_dense() -> None:
     schedule = PruningSchedule(0.86, 0.61, start=0.2, end=0.6)
     assert schedule.grid(0.9, (16, 20)) == schedule.grid(0.1, (16, 20)) == (16, 20)
-    assert schedule.rate(0.9) == 0.0 and not schedule.active(0.9)
-    assert schedule.active(0.8) and schedule.active(0.4) and schedule.rate(0.8) == 0.86
+    assert schedule.rate(0.9) == 0.0
+    assert not schedule.active(0.9)
+    assert schedule.active(0.8)
+    assert schedule.active(0.4)
+    assert schedule.rate(0.8) == 0.86
     widths = {grid: round(b - a, 9) for a, b, grid in PruningSchedule(0.86, 0.86, start=0.2, end=0.6).buckets((16, 16))}
     assert widths[(6, 6)] == 0.4
 
@@ -145,7 +157,8 @@ def test_json_round_trip(schedule: PruningSchedule) -> None:
 
 def test_times_beyond_the_ends_count_as_the_ends() -> None:
     schedule = PRESETS["256 fast"]
-    assert schedule.rate(1.2) == 0.86 and schedule.rate(-0.1) == 0.61
+    assert schedule.rate(1.2) == 0.86
+    assert schedule.rate(-0.1) == 0.61
     with pytest.raises(ValueError, match="NaN"):
         schedule.rate(math.nan)
 
@@ -153,7 +166,8 @@ def test_times_beyond_the_ends_count_as_the_ends() -> None:
 def test_custom_curve_follows_its_points_and_takes_the_ends_too() -> None:
     schedule = PruningSchedule(0.9, 0.5, curve="custom", points=((0.0, 0.5), (0.5, 0.8), (1.0, 0.9)))
     assert schedule.points == ((0.5, 0.8),)
-    assert schedule.rate(0.25) == pytest.approx(0.65) and schedule.rate(0.75) == pytest.approx(0.85)
+    assert schedule.rate(0.25) == pytest.approx(0.65)
+    assert schedule.rate(0.75) == pytest.approx(0.85)
 
 
 def test_steps_have_equal_plateaus() -> None:

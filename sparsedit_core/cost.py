@@ -1,0 +1,201 @@
+"""What one evaluation of a (Sparse)DiT costs in multiply-accumulates (MACs); 1 MAC = 2 FLOPs.
+
+Three conventions:
+
+``"executed"``    every multiply of a matrix product, convolution or attention that :meth:`DiT.forward` runs, the exact
+                  savings of PAPERS 1.4 included; half of what ``torch.utils.flop_counter.FlopCounterMode`` counts
+``"algorithm"``   the method as published, without those savings: V of a Poolingformer on all tokens and its N x N mean
+                  as a matrix, W1 on the upsampled tokens; normalisation, pooling and upsampling counted per element
+``"paper"``       like ``"algorithm"``, but the attention products of generation and recovery blocks are left out:
+                  the numbers the paper prints as "FLOPs" (PAPERS 1.3)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from .config import DiTConfig
+from .layout import Role, SegmentLayout
+from .tokens import Grid, check_grid, default_sparse_grid
+
+Convention = Literal["executed", "algorithm", "paper"]
+Parts = Counter[tuple[str, str]]
+
+NORM, FREQUENCIES = 4, 256  # element-wise operations of a LayerNorm; width of the timestep features
+
+_WIDTHS = {"XL": (1152, 28, 16), "L": (1024, 24, 16), "B": (768, 12, 12), "S": (384, 12, 6)}
+MODELS: dict[str, DiTConfig] = {
+    f"DiT-{name}/{patch}": DiTConfig(hidden_size=width, depth=depth, num_heads=heads, patch_size=patch)
+    for name, (width, depth, heads) in _WIDTHS.items()
+    for patch in (2, 4, 8)
+}
+"""The sizes of the DiT paper, ImageNet classes, latent of 32 x 32 (256 px)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one image and one evaluation (with classifier-free guidance an image needs two).
+
+    ``parts``  MACs by kind of work: embedding, qkv, attention, projection, mlp, modulation, fusion, pooling, norm,
+               final
+    ``roles``  MACs by the role of the block, and ``"outside"`` for embedders and the final layer
+    """
+
+    parts: Mapping[str, int]
+    roles: Mapping[str, int]
+    convention: Convention
+    dense_grid: Grid
+    sparse_grid: Grid | None
+
+    @property
+    def total(self) -> int:
+        """All MACs."""
+        return sum(self.parts.values())
+
+    @property
+    def flops(self) -> int:
+        """All floating-point operations, two per MAC."""
+        return 2 * self.total
+
+    def __int__(self) -> int:
+        return self.total
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: ``macs`` and ``flops``, and the MACs by part and role."""
+        return {
+            "convention": self.convention,
+            "macs": self.total,
+            "flops": self.flops,
+            "dense_grid": list(self.dense_grid),
+            "sparse_grid": list(self.sparse_grid) if self.sparse_grid else None,
+            "macs_by_part": dict(self.parts),
+            "macs_by_role": dict(self.roles),
+        }
+
+
+def macs(
+    model: str | DiTConfig,
+    image_size: int | tuple[int, int] | None = None,
+    layout: SegmentLayout | str | None = None,
+    sparse_side: int | None = None,
+    sparse_grid: Grid | None = None,
+    convention: Convention = "executed",
+    *,
+    factor: int | None = None,
+) -> Cost:
+    """The cost of one image and one evaluation.
+
+    ``model``        a name of :data:`MODELS` or a config; ``layout`` replaces the config's
+    ``image_size``   side or (height, width) in pixels; ``None`` is the config's own ``input_size``
+    ``sparse_side``  side of the sparse grid, aspect kept on other pictures; ``None`` is the config's (8 for names)
+    ``sparse_grid``  the sparse grid itself, instead of a side
+    ``factor``       pixels per model input pixel; ``None`` is 1 for 3 channels (pixel models), else 8 (latent models)
+
+    ``ValueError`` for an unknown name or convention, a size below one input pixel, a layout of another depth, and a
+    sparse grid that does not fit or has no layout.
+    """
+    config = model_config(model, layout)
+    if convention not in get_args(Convention):
+        raise ValueError(f"convention is {convention!r}; choose one of {', '.join(get_args(Convention))}")
+    dense = token_grid(config, image_size, factor=factor)
+    sparse = None
+    if config.layout is not None:
+        side = config.sparse_side if sparse_side is None else sparse_side
+        sparse = default_sparse_grid(dense, side) if sparse_grid is None else check_grid(sparse_grid, dense)
+    elif sparse_grid is not None:
+        raise ValueError(f"sparse_grid={sparse_grid} was given for a dense model; give a layout too or leave it out")
+    parts = _count(config, dense, sparse or dense, convention)
+    return Cost(_sums(parts, 1), _sums(parts, 0), convention, dense, sparse)
+
+
+def model_config(model: str | DiTConfig, layout: SegmentLayout | str | None = None) -> DiTConfig:
+    """The config behind a name of :data:`MODELS` (or a config as it is), with ``layout`` if one is given."""
+    if isinstance(model, str):
+        if model not in MODELS:
+            raise ValueError(f"unknown model {model!r}; choose one of {', '.join(MODELS)}")
+        model = MODELS[model]
+    if layout is None:
+        return model
+    return replace(model, layout=SegmentLayout.parse(layout) if isinstance(layout, str) else layout)
+
+
+def token_grid(config: DiTConfig, image_size: int | tuple[int, int] | None, *, factor: int | None = None) -> Grid:
+    """Dense token grid (rows, columns) of a picture in pixels; parts of a latent pixel are cut off, as a VAE does."""
+    factor = (1 if config.in_channels == 3 else 8) if factor is None else factor
+    if image_size is None:
+        size = config.input_size
+    else:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = height // factor, width // factor
+    if min(size) < 1:
+        raise ValueError(f"image size {image_size} is below one input pixel; give at least {factor} pixels a side")
+    return -(-size[0] // config.patch_size), -(-size[1] // config.patch_size)
+
+
+def _sums(parts: Parts, key: int) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for names, value in parts.items():
+        sums[names[key]] += value
+    return {name: value for name, value in sums.items() if value}
+
+
+def _count(config: DiTConfig, dense: Grid, sparse: Grid, convention: Convention) -> Parts:
+    executed = convention == "executed"
+    parts = _outside(config, dense[0] * dense[1], executed)
+    N, M = dense[0] * dense[1], sparse[0] * sparse[1]
+    layout = config.layout or SegmentLayout(0, (), config.depth)
+    tokens = N
+    for role, start, end in layout.runs():
+        if role == "generation":
+            tokens = M
+            parts += _pooling(config, dense, sparse, executed)
+        for _ in range(start, end):
+            context = N if role == "generation" else tokens
+            if role == "recovery":
+                tokens = N  # a second recovery block of a module starts from dense tokens
+            parts += _block(config, role, tokens, context, convention)
+        if role == "recovery" and not executed:
+            parts["recovery", "pooling"] += N * config.hidden_size  # upsampling, per element
+    return parts
+
+
+def _outside(config: DiTConfig, N: int, executed: bool) -> Parts:
+    C, patch = config.hidden_size, config.patch_size**2
+    return Counter(
+        {
+            ("outside", "embedding"): N * C * patch * config.in_channels + FREQUENCIES * C + C * C,
+            ("outside", "final"): N * C * patch * config.out_channels,
+            ("outside", "modulation"): 2 * C * C,
+            ("outside", "norm"): 0 if executed else NORM * N * C,
+        }
+    )
+
+
+def _pooling(config: DiTConfig, dense: Grid, sparse: Grid, executed: bool) -> Parts:
+    """Tokens to the sparse grid: two averaging matrices (tokens.pool), or one operation per element."""
+    C, (H, W), (h, w) = config.hidden_size, dense, sparse
+    if not executed:
+        return Counter({("generation", "pooling"): H * W * C})
+    once = 0 if dense == sparse else H * w * W * C + h * H * w * C
+    return Counter({("generation", "pooling"): once * (2 if config.reinject_positions else 1)})
+
+
+def _block(config: DiTConfig, role: Role, n: int, m: int, convention: Convention) -> Parts:
+    """One block on n tokens whose keys and values come from m tokens."""
+    C = config.hidden_size
+    executed, crossed = convention == "executed", role in ("generation", "recovery")
+    parts = {"qkv": (n + 2 * m) * C * C, "attention": 2 * n * m * C, "projection": n * C * C}
+    if role == "pooled":
+        rows = 1 if executed else n
+        parts = {"qkv": rows * C * C, "attention": 0 if executed else n * n * C, "projection": rows * C * C}
+    elif crossed and convention == "paper":
+        parts["attention"] = 0
+    if role == "recovery":
+        parts["fusion"] = ((m if executed else n) + n) * C * C  # W1 runs on the sparse tokens, W2 on all
+    parts["mlp"] = 2 * n * C * config.mlp_hidden
+    parts["modulation"] = 6 * C * C
+    parts["norm"] = 0 if executed else NORM * C * (2 * n + (m if crossed else 0))
+    return Counter({(role, name): value for name, value in parts.items()})
