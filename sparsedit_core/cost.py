@@ -2,11 +2,12 @@
 
 Three conventions:
 
-``"executed"``    every multiply of a matrix product, convolution or attention that :meth:`DiT.forward` runs, the exact
-                  savings of PAPERS 1.4 included; half of what ``torch.utils.flop_counter.FlopCounterMode`` counts
-``"algorithm"``   the method as published, without those savings: V of a Poolingformer on all tokens and its N x N mean
-                  as a matrix, W1 on the upsampled tokens; normalisation, pooling and upsampling counted per element
-``"paper"``       like ``"algorithm"``, but the attention products of generation and recovery blocks are left out:
+``"executed"``    every multiply of a matrix product, convolution or attention that ``DiT.forward`` runs,
+                  the exact savings of PAPERS 1.4 included; half of what torch's ``FlopCounterMode`` counts
+``"algorithm"``   the method as published, without those savings: V of a Poolingformer on all tokens and its
+                  N x N mean as a matrix, W1 on the upsampled tokens; normalisation, pooling and upsampling
+                  counted per element
+``"paper"``       like ``"algorithm"``, but without the attention products of generation and recovery blocks:
                   the numbers the paper prints as "FLOPs" (PAPERS 1.3)
 """
 
@@ -39,8 +40,8 @@ MODELS: dict[str, DiTConfig] = {
 class Cost:
     """MACs of one image and one evaluation (with classifier-free guidance an image needs two).
 
-    ``parts``  MACs by kind of work: embedding, qkv, attention, projection, mlp, modulation, fusion, pooling, norm,
-               final
+    ``parts``  MACs by kind of work: embedding, qkv, attention, projection, mlp, modulation, fusion, pooling,
+               norm, final
     ``roles``  MACs by the role of the block, and ``"outside"`` for embedders and the final layer
     """
 
@@ -90,12 +91,12 @@ def macs(
 
     ``model``        a name of :data:`MODELS` or a config; ``layout`` replaces the config's
     ``image_size``   side or (height, width) in pixels; ``None`` is the config's own ``input_size``
-    ``sparse_side``  side of the sparse grid, aspect kept on other pictures; ``None`` is the config's (8 for names)
+    ``sparse_side``  side of the sparse grid, aspect kept on other pictures; ``None`` is the config's, 8
     ``sparse_grid``  the sparse grid itself, instead of a side
-    ``factor``       pixels per model input pixel; ``None`` is 1 for 3 channels (pixel models), else 8 (latent models)
+    ``factor``       pixels per model input pixel; ``None`` is 1 for 3 channels (pixels), else 8 (latents)
 
-    ``ValueError`` for an unknown name or convention, a size below one input pixel, a layout of another depth, and a
-    sparse grid that does not fit or has no layout.
+    ``ValueError`` for an unknown name or convention, a size below one input pixel, a layout of another depth,
+    and a sparse grid that does not fit or has no layout.
     """
     config = model_config(model, layout)
     if convention not in get_args(Convention):
@@ -106,7 +107,9 @@ def macs(
         side = config.sparse_side if sparse_side is None else sparse_side
         sparse = default_sparse_grid(dense, side) if sparse_grid is None else check_grid(sparse_grid, dense)
     elif sparse_grid is not None:
-        raise ValueError(f"sparse_grid={sparse_grid} was given for a dense model; give a layout too or leave it out")
+        raise ValueError(
+            f"sparse_grid={sparse_grid} was given for a dense model; give a layout or leave it out"
+        )
     parts = _count(config, dense, sparse or dense, convention)
     return Cost(_sums(parts, 1), _sums(parts, 0), convention, dense, sparse)
 
@@ -122,8 +125,10 @@ def model_config(model: str | DiTConfig, layout: SegmentLayout | str | None = No
     return replace(model, layout=SegmentLayout.parse(layout) if isinstance(layout, str) else layout)
 
 
-def token_grid(config: DiTConfig, image_size: int | tuple[int, int] | None, *, factor: int | None = None) -> Grid:
-    """Dense token grid (rows, columns) of a picture in pixels; parts of a latent pixel are cut off, as a VAE does."""
+def token_grid(
+    config: DiTConfig, image_size: int | tuple[int, int] | None, *, factor: int | None = None
+) -> Grid:
+    """Dense token grid (rows, columns) of a picture in pixels; parts of a latent pixel are cut off."""
     factor = (1 if config.in_channels == 3 else 8) if factor is None else factor
     if image_size is None:
         size = config.input_size
@@ -131,7 +136,9 @@ def token_grid(config: DiTConfig, image_size: int | tuple[int, int] | None, *, f
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         size = height // factor, width // factor
     if min(size) < 1:
-        raise ValueError(f"image size {image_size} is below one input pixel; give at least {factor} pixels a side")
+        raise ValueError(
+            f"image size {image_size} is below one input pixel; give {factor} pixels a side or more"
+        )
     return -(-size[0] // config.patch_size), -(-size[1] // config.patch_size)
 
 

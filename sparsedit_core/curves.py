@@ -25,7 +25,7 @@ def ramp(curve: Curve, position: float, steps: int) -> float:
 
 
 def interpolate(points: Sequence[tuple[float, float]], time: float) -> float:
-    """The straight lines through ``points`` (time ascending) at ``time``, which lies between the outer ones."""
+    """The straight lines through ``points`` (time ascending) at ``time``, between the outer ones."""
     if time >= points[-1][0]:
         return points[-1][1]
     for (t0, r0), (t1, r1) in pairwise(points):
@@ -47,18 +47,21 @@ def check_points(curve: Curve, points: Iterable[Any], low: float, high: float) -
         return ()
     for (before, _), (after, _) in pairwise(pairs):
         if before >= after:
-            raise ValueError(f"points of a custom curve must ascend in time, found {before:g} before {after:g}; sort them")
+            raise ValueError(
+                f"points of a custom curve must ascend in time; found {before:g} before {after:g}"
+            )
     for time, rate in pairs:
         if not 0.0 <= time <= 1.0:
-            raise ValueError(f"point ({time:g}, {rate:g}): its time must lie in [0, 1], 0 image and 1 pure noise")
+            raise ValueError(f"point ({time:g}, {rate:g}): its time must lie in [0, 1] (0 image, 1 noise)")
         if not low <= rate <= high:
             raise ValueError(
-                f"point ({time:g}, {rate:g}): its rate must lie between rate_clean {low:g} and rate_noise {high:g}"
+                f"point ({time:g}, {rate:g}): its rate must lie between rate_clean {low:g} and "
+                f"rate_noise {high:g}"
             )
         if (time == 0.0 and rate != low) or (time == 1.0 and rate != high):
             raise ValueError(
-                f"point ({time:g}, {rate:g}) contradicts the curve's end: time 0 has rate_clean {low:g}, time 1 has "
-                f"rate_noise {high:g}; change the point or that rate"
+                f"point ({time:g}, {rate:g}) contradicts the curve's end: time 0 has rate_clean {low:g}, "
+                f"time 1 has rate_noise {high:g}; change the point or that rate"
             )
     return tuple((time, rate) for time, rate in pairs if 0.0 < time < 1.0)
 

@@ -1,4 +1,4 @@
-"""How dense the tokens are along the sampling: diffusion time -> pruning rate -> sparse token grid (PAPERS 1.2)."""
+"""How dense the tokens are along the sampling: diffusion time -> pruning rate -> sparse grid (PAPERS 1.2)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ VERSION = 1
 class PruningSchedule:
     """The pruning rate r = 1 - M/N (M sparse of N dense tokens) as a function of diffusion time.
 
-    Time is 1 at pure noise and 0 at the image: ``t / 999`` for noise-predicting models, sigma for flow models.
+    Time is 1 at pure noise and 0 at the image: t / 999 for noise-predicting models, sigma for flow models.
 
     ``rate_noise``      rate at time 1, the higher one: most tokens are dropped while there is only noise
     ``rate_clean``      rate at time 0, the lower one
     ``hold_fraction``   part of the time axis on which the rate stands still (the paper's T/4)
-    ``hold``            ``"noise"``: time in [1 - hold_fraction, 1] has ``rate_noise`` (the first quarter of sampling);
-                        ``"clean"``: time in [0, hold_fraction] has ``rate_clean`` (the last quarter, the paper's figure)
-    ``curve``           between the held part and the other end: ``"linear"``, ``"cosine"``, ``"steps"``, ``"custom"``
-    ``levels``          the longer side of the sparse grid takes at most so many values over the run, both ends among
-                        them, which bounds the compiled graphs; ``None`` is exact
+    ``hold``            ``"noise"``: time in [1 - hold_fraction, 1] has ``rate_noise`` (the first quarter of
+                        sampling); ``"clean"``: time in [0, hold_fraction] has ``rate_clean`` (the last
+                        quarter, as in the paper's figure)
+    ``curve``           between hold and end: ``"linear"``, ``"cosine"``, ``"steps"``, ``"custom"``
+    ``levels``          the longer side of the sparse grid takes at most so many values over the run, both
+                        ends among them, which bounds the compiled graphs; ``None`` is exact
     ``steps``           number of plateaus of the curve ``"steps"``
-    ``points``          (time, rate) pairs of the curve ``"custom"``, joined by straight lines from (0, rate_clean) to
-                        (1, rate_noise); the rates lie between those two, ``hold`` does not apply
-    ``start``, ``end``  where the schedule acts, as fractions of the sampling 1 - time (0 pure noise, 1 image), both
-                        included; elsewhere the rate is 0 and the grid the full dense one
+    ``points``          (time, rate) pairs of the curve ``"custom"``, joined by straight lines from
+                        (0, rate_clean) to (1, rate_noise); the rates lie between those two, ``hold`` does
+                        not apply
+    ``start``, ``end``  where the schedule acts, as fractions of the sampling, 1 - time (0 noise, 1 image),
+                        both included; elsewhere the rate is 0 and the grid the full dense one
 
     Times beyond 0 and 1 count as the end they passed. Every bad value raises ``ValueError``.
     """
@@ -58,27 +60,29 @@ class PruningSchedule:
                 raise ValueError(f"{name} is {getattr(self, name):g}; it must be at least 0 and below 1")
         if self.rate_noise < self.rate_clean:
             raise ValueError(
-                f"rate_noise {self.rate_noise:g} is below rate_clean {self.rate_clean:g}, but tokens are pruned most at "
-                f"pure noise; swap them: rate_noise={self.rate_clean:g}, rate_clean={self.rate_noise:g}"
+                f"rate_noise {self.rate_noise:g} is below rate_clean {self.rate_clean:g}, but tokens are "
+                f"pruned most at pure noise; swap them: rate_noise={self.rate_clean:g}, rate_clean={self.rate_noise:g}"
             )
         if not 0.0 <= self.start < self.end <= 1.0:
             raise ValueError(
-                f"the schedule acts from start {self.start:g} to end {self.end:g}; give fractions of the sampling with "
-                "0 <= start < end <= 1"
+                f"the schedule acts from start {self.start:g} to end {self.end:g}; give fractions of the "
+                "sampling with 0 <= start < end <= 1"
             )
         _choice("hold", self.hold, get_args(Hold))
         _choice("curve", self.curve, get_args(Curve))
         if self.levels is not None:
             _at_least_two("levels", self.levels, "values of the token side, or give None for the exact side")
         _at_least_two("steps", self.steps, "plateaus, one for each end")
-        object.__setattr__(self, "points", check_points(self.curve, self.points, self.rate_clean, self.rate_noise))
+        object.__setattr__(
+            self, "points", check_points(self.curve, self.points, self.rate_clean, self.rate_noise)
+        )
 
     def active(self, time: float) -> bool:
         """Whether ``time`` lies between ``start`` and ``end`` of the sampling."""
         return 1.0 - self.end <= _clamp(time) <= 1.0 - self.start
 
     def rate(self, time: float) -> float:
-        """The pruning rate at ``time``; 0 outside ``start`` .. ``end``. ``ValueError`` if time is not a number."""
+        """The pruning rate at ``time``; 0 outside ``start`` .. ``end``. ``ValueError`` if time is NaN."""
         return self._curve_rate(_clamp(time)) if self.active(time) else 0.0
 
     def _curve_rate(self, time: float) -> float:
@@ -93,8 +97,8 @@ class PruningSchedule:
     def grid(self, time: float, dense: Grid) -> Grid:
         """The sparse token grid (rows, columns) at ``time`` for a picture of ``dense`` = (H, W) tokens.
 
-        Python ints. The longer side is round(sqrt(1 - rate) * side), moved to the nearest of the ``levels`` (the
-        denser one of two), the other side follows the aspect; at least 1 x 1, never above ``dense``.
+        Python ints. The longer side is round(sqrt(1 - rate) * side), moved to the nearest of the ``levels``
+        (the denser one of two), the other side follows the aspect; at least 1 x 1, never above ``dense``.
         """
         rows, columns = _check_dense(dense)
         if not self.active(time):
@@ -105,7 +109,7 @@ class PruningSchedule:
         return _scaled(rows, side, longer), _scaled(columns, side, longer)
 
     def sides(self, longer: int) -> tuple[int, ...]:
-        """The values that a dense side of ``longer`` tokens may take inside ``start`` .. ``end``, ascending."""
+        """The values that a dense side of ``longer`` tokens may take between ``start`` and ``end``."""
         low, high = (_round_side(_exact_side(rate, longer)) for rate in (self.rate_noise, self.rate_clean))
         count = high - low + 1 if self.levels is None else min(self.levels, high - low + 1)
         if count == 1:
@@ -115,8 +119,8 @@ class PruningSchedule:
     def buckets(self, dense: Grid) -> list[tuple[float, float, Grid]]:
         """The longest time intervals of one grid, ``(from, to, grid)`` ascending from 0 to 1.
 
-        Fine-tuning draws a batch's times from one of them (PAPERS 1.6); its probability is its width. Borders are
-        bisected to about 1e-15, so the border itself may belong to either neighbour.
+        Fine-tuning draws a batch's times from one of them (PAPERS 1.6); its probability is its width. Borders
+        are bisected to about 1e-15, so the border itself may belong to either neighbour.
         """
         edges = self._edges()
         pieces = [piece for a, b in pairwise(edges) for piece in self._split(a, b, dense)]
@@ -150,17 +154,17 @@ class PruningSchedule:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningSchedule:
-        """The inverse of :meth:`to_json`; a newer version or an unknown entry is refused with ``ValueError``."""
+        """The inverse of :meth:`to_json`; a newer version or unknown entry is refused with ``ValueError``."""
         try:
             values = dict(data)
         except (TypeError, ValueError):
-            raise ValueError(f"a pruning schedule in JSON is an object, found {type(data).__name__}") from None
+            raise ValueError(f"a pruning schedule is a JSON object, found {type(data).__name__}") from None
         version = values.pop("version", None)
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise ValueError(f"the pruning schedule has version {version!r}; expected {VERSION}")
         if version > VERSION:
             raise ValueError(
-                f"the pruning schedule has version {version}, this program reads up to {VERSION}; update SparseDiT"
+                f"the pruning schedule has version {version}, this program reads up to {VERSION}; update it"
             )
         unknown = set(values) - {field.name for field in fields(cls)}
         missing = {"rate_noise", "rate_clean"} - set(values)
@@ -200,7 +204,7 @@ def _check_dense(dense: Grid) -> Grid:
     except (TypeError, ValueError):
         rows, columns = 0, 0
     if rows < 1 or columns < 1:
-        raise ValueError(f"the dense token grid is {dense!r}; give (rows, columns), whole numbers of at least 1")
+        raise ValueError(f"the dense token grid is {dense!r}; give (rows, columns), each at least 1")
     return rows, columns
 
 

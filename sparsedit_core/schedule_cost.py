@@ -52,7 +52,7 @@ class ScheduleCost:
         return self.total
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: totals and means in MACs and FLOPs, the share of dense, and a list of the evaluations."""
+        """Plain values: totals and means in MACs and FLOPs, the share of dense, and every evaluation."""
         return {
             "convention": self.convention,
             "dense_grid": list(self.dense_grid),
@@ -72,7 +72,7 @@ class ScheduleCost:
 
 
 def even_times(steps: int) -> tuple[float, ...]:
-    """``steps`` diffusion times at even distances from 1 (noise) to 0 (image), as DiT's respacing takes them."""
+    """``steps`` diffusion times evenly from 1 (noise) to 0 (image), as DiT's respacing takes them."""
     if steps < 1:
         raise ValueError(f"a sampling of {steps} steps is empty; give at least 1")
     return tuple(1.0 - i / max(steps - 1, 1) for i in range(steps))
@@ -90,12 +90,14 @@ def schedule_macs(
 ) -> ScheduleCost:
     """The cost of one image over a sampling under ``schedule``.
 
-    ``steps`` is the number of evaluations at even distances of time, or the times themselves (1 noise, 0 image).
+    ``steps`` is the number of evaluations, evenly from noise to image, or their times (1 noise, 0 image).
     The other arguments are those of :func:`sparsedit_core.cost.macs`. ``ValueError`` when there is no layout.
     """
     config = model_config(model, layout)
     if config.layout is None:
-        raise ValueError('a schedule needs sparse tokens and the model is dense; give a layout like "2+4x[1,3,1,1]+2"')
+        raise ValueError(
+            'a schedule needs a sparse model, this one is dense; give a layout like "2+4x[1,3,1,1]+2"'
+        )
     times = even_times(steps) if isinstance(steps, int) else tuple(float(time) for time in steps)
     if not times:
         raise ValueError("a sampling without evaluations has no cost; give at least one time")
@@ -103,7 +105,8 @@ def schedule_macs(
     grids = tuple(schedule.grid(time, dense_grid) for time in times)
     size = dense_grid[0] * config.patch_size, dense_grid[1] * config.patch_size
     by_grid = {
-        grid: macs(config, size, sparse_grid=grid, convention=convention, factor=1).total for grid in set(grids)
+        grid: macs(config, size, sparse_grid=grid, convention=convention, factor=1).total
+        for grid in set(grids)
     }
     dense = macs(replace(config, layout=None), size, convention=convention, factor=1).total
     return ScheduleCost(times, grids, tuple(by_grid[grid] for grid in grids), dense, convention, dense_grid)

@@ -74,7 +74,9 @@ def test_dense_rows_of_the_paper(model: str, size: int, printed: float) -> None:
         ("512 fast", 512, 235.8, 240.3),
     ],
 )
-def test_mean_over_250_steps_of_the_published_algorithm(preset: str, size: int, noise: float, clean: float) -> None:
+def test_mean_over_250_steps_of_the_published_algorithm(
+    preset: str, size: int, noise: float, clean: float
+) -> None:
     rates = PRESETS[preset].rate_noise, PRESETS[preset].rate_clean
     for hold, expected in (("noise", noise), ("clean", clean)):
         schedule = PruningSchedule(*rates, hold=hold, levels=None)  # type: ignore[arg-type]
@@ -177,7 +179,7 @@ def test_image_size_is_in_pixels_of_the_picture() -> None:
     [
         ({"model": "DiT-G/2"}, "unknown model 'DiT-G/2'; choose one of DiT-XL/2"),
         ({"convention": "true"}, "executed, algorithm, paper"),
-        ({"image_size": 4}, "at least 8 pixels"),
+        ({"image_size": 4}, "give 8 pixels"),
         ({"layout": "1+1"}, "has 2 blocks but the model has 28"),
         ({"sparse_grid": (4, 4)}, "dense model"),
         ({"layout": XL, "sparse_grid": (17, 4)}, "not larger"),

@@ -15,11 +15,12 @@ from sparsedit_core.schedule import PRESETS, PruningSchedule
 
 rates = st.floats(0.0, 0.99)
 times = st.floats(0.0, 1.0)
+CURVES = ("linear", "cosine", "steps", "custom")
 grids = st.tuples(st.integers(1, 70), st.integers(1, 70))
 
 
 @st.composite
-def schedules(draw: st.DrawFn, curves: tuple[str, ...] = ("linear", "cosine", "steps", "custom"), window: bool = False):
+def schedules(draw: st.DrawFn, curves: tuple[str, ...] = CURVES, window: bool = False) -> PruningSchedule:
     low, high = sorted((draw(rates), draw(rates)))
     curve = draw(st.sampled_from(curves))
     points: list[tuple[float, float]] = []
@@ -45,7 +46,12 @@ def schedules(draw: st.DrawFn, curves: tuple[str, ...] = ("linear", "cosine", "s
 
 @pytest.mark.parametrize(
     ("preset", "side", "noise", "clean"),
-    [("256 fast", 16, 6, 10), ("256 quality", 16, 10, 12), ("512 quality", 32, 12, 20), ("512 fast", 32, 6, 10)],
+    [
+        ("256 fast", 16, 6, 10),
+        ("256 quality", 16, 10, 12),
+        ("512 quality", 32, 12, 20),
+        ("512 fast", 32, 6, 10),
+    ],
 )
 @pytest.mark.parametrize("hold", ["noise", "clean"])
 def test_sides_behind_the_papers_ranges(preset: str, side: int, noise: int, clean: int, hold: str) -> None:
@@ -82,7 +88,9 @@ def test_ends_are_exact(schedule: PruningSchedule) -> None:
 
 
 @given(schedules(("linear", "cosine", "steps")), times, times, grids)
-def test_more_noise_never_means_more_tokens(schedule: PruningSchedule, a: float, b: float, dense: tuple[int, int]) -> None:
+def test_more_noise_never_means_more_tokens(
+    schedule: PruningSchedule, a: float, b: float, dense: tuple[int, int]
+) -> None:
     a, b = sorted((a, b))
     assert schedule.rate_clean <= schedule.rate(a) <= schedule.rate(b) <= schedule.rate_noise
     first, second = schedule.grid(a, dense), schedule.grid(b, dense)
@@ -105,11 +113,16 @@ def test_grid_is_python_ints_inside_the_dense_grid_at_its_aspect(
 
 
 @given(schedules(), grids)
-def test_grid_without_levels_has_the_rate_of_its_time(schedule: PruningSchedule, dense: tuple[int, int]) -> None:
+def test_grid_without_levels_has_the_rate_of_its_time(
+    schedule: PruningSchedule, dense: tuple[int, int]
+) -> None:
     exact = replace(schedule, levels=None)
     for i in range(11):
         scale = math.sqrt(1 - exact.rate(i / 10))
-        assert all(abs(n - max(scale * N, 1)) <= 1.0 + 1e-9 for n, N in zip(exact.grid(i / 10, dense), dense, strict=True))
+        assert all(
+            abs(n - max(scale * N, 1)) <= 1.0 + 1e-9
+            for n, N in zip(exact.grid(i / 10, dense), dense, strict=True)
+        )
 
 
 @given(schedules(), grids)
@@ -145,7 +158,8 @@ def test_outside_start_and_end_the_grid_is_dense() -> None:
     assert schedule.active(0.8)
     assert schedule.active(0.4)
     assert schedule.rate(0.8) == 0.86
-    widths = {grid: round(b - a, 9) for a, b, grid in PruningSchedule(0.86, 0.86, start=0.2, end=0.6).buckets((16, 16))}
+    buckets = PruningSchedule(0.86, 0.86, start=0.2, end=0.6).buckets((16, 16))
+    widths = {grid: round(b - a, 9) for a, b, grid in buckets}
     assert widths[(6, 6)] == 0.4
 
 
