@@ -49,6 +49,12 @@ DIFFUSERS_POSITIONS = "pos_embed.pos_embed"
 _DIFFUSERS_COPY = re.compile(r"transformer_blocks\.[1-9]\d*\.norm1\.emb\..*")
 
 
+def dense_roles(depth: int) -> tuple[Role, ...]:
+    """The roles of a dense model's blocks."""
+    dense: Role = "dense"
+    return (dense,) * depth
+
+
 def block_layers(role: Role) -> tuple[str, ...]:
     """Names of the weighted layers of a block, each with a weight and a bias."""
     fusion = ("merged_layer1", "merged_layer2") if role == "recovery" else ()
@@ -58,7 +64,11 @@ def block_layers(role: Role) -> tuple[str, ...]:
 
 def flat_keys(roles: Sequence[Role]) -> list[str]:
     """All keys of our flat state dict for blocks of these roles."""
-    layers = [*EMBEDDERS, *(f"blocks.{i}.{name}" for i, role in enumerate(roles) for name in block_layers(role)), *FINAL]
+    layers = [
+        *EMBEDDERS,
+        *(f"blocks.{i}.{name}" for i, role in enumerate(roles) for name in block_layers(role)),
+        *FINAL,
+    ]
     return ["pos_embed", LABEL_TABLE, *(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))]
 
 
@@ -92,7 +102,7 @@ def sparsedit_table(layout: SegmentLayout) -> Table:
 def diffusers_table(depth: int) -> Table:
     """``DiTTransformer2DModel``. Its timestep and label embedders are repeated in every block; block 0's are used."""
     table: Table = {}
-    for key in flat_keys(("dense",) * depth):
+    for key in flat_keys(dense_roles(depth)):
         layer, kind = key.rpartition(".")[::2]
         if key == "pos_embed":
             table[key] = (DIFFUSERS_POSITIONS,)

@@ -18,7 +18,9 @@ def count_blocks(keys: Iterable[str], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"\.(\d{1,9})\.")
     count = max((int(m[1]) + 1 for key in keys if (m := pattern.match(key))), default=0)
     if count > len(keys):
-        raise CheckpointError(f"{prefix} is numbered up to {count - 1} in a file of {len(keys)} tensors; blocks are missing")
+        raise CheckpointError(
+            f"{prefix} is numbered up to {count - 1} in a file of {len(keys)} tensors; blocks are missing"
+        )
     return count
 
 
@@ -30,7 +32,9 @@ def sparsedit_layout(keys: Iterable[str]) -> SegmentLayout:
         g, s, r, n = (count_blocks(keys, f"dumbbell_blocks.{d}.{group}") for group in DUMBBELL_LISTS)
         modules.append((g, s, r, n))
     try:
-        return SegmentLayout(count_blocks(keys, "poolingformer_blocks"), tuple(modules), count_blocks(keys, "normal_blocks"))
+        return SegmentLayout(
+            count_blocks(keys, "poolingformer_blocks"), tuple(modules), count_blocks(keys, "normal_blocks")
+        )
     except ValueError as error:
         raise CheckpointError(f"official SparseDiT keys with an impossible layout: {error}") from error
 

@@ -1,0 +1,94 @@
+"""What a checkpoint is once it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..config import DiTConfig
+from ..dit import DiT
+from ..layout import SegmentLayout
+from ..schedule import PruningSchedule
+from .detect import Format
+
+Prediction = Literal["eps", "flow"]
+
+SD_LATENT_SCALE = 0.18215  # the Stable Diffusion 1 autoencoder, which every released DiT uses
+
+
+@dataclass(frozen=True)
+class Latent:
+    """The space a model works in.
+
+    ``channels``  channels of x; ``scale``  factor from autoencoder latents to x; ``factor``  pixels per latent along
+    a side; ``kind``  ``"latent"`` needs an autoencoder, ``"pixel"`` is the picture itself in -1..1.
+    """
+
+    channels: int = 4
+    scale: float = SD_LATENT_SCALE
+    factor: int = 8
+    kind: Literal["latent", "pixel"] = "latent"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("latent", "pixel"):
+            raise ValueError(f"latent kind is {self.kind!r}; expected 'latent' or 'pixel'")
+        if self.channels < 1 or self.factor < 1 or not self.scale > 0:
+            raise ValueError(f"{self} is no picture space; channels and factor are 1 or more, scale is above 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Latent:
+        """The inverse of :meth:`to_json`."""
+        return cls(int(data["channels"]), float(data["scale"]), int(data["factor"]), data["kind"])
+
+
+def default_latent(config: DiTConfig) -> Latent:
+    """For files that do not say: 3 channels are pixels, anything else Stable Diffusion 1 latents."""
+    return Latent(3, 1.0, 1, "pixel") if config.in_channels == 3 else Latent(config.in_channels)
+
+
+@dataclass
+class Description:
+    """Everything about a checkpoint but its weights.
+
+    ``family``       "dit"
+    ``format``       file layout: "dit", "sparsedit", "diffusers_dit", "sparsedit_core" (ours)
+    ``schedule``     the schedule the model was trained with, or None
+    ``prediction``   "eps": noise (every file but ours); "flow": velocity of rectified flow
+    ``class_names``  one name per class, or None
+    ``metadata``     free entries of our own files
+    """
+
+    config: DiTConfig
+    family: str = "dit"
+    format: Format = "sparsedit_core"
+    schedule: PruningSchedule | None = None
+    prediction: Prediction = "eps"
+    latent: Latent = field(default_factory=Latent)
+    class_names: tuple[str, ...] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> SegmentLayout | None:
+        """The roles of the blocks; ``None`` for a dense model."""
+        return self.config.layout
+
+
+@dataclass(kw_only=True)
+class Checkpoint(Description):
+    """A file's weights under our flat keys, no module built."""
+
+    state: dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Loaded(Description):
+    """A model in eval mode and what its file says about it."""
+
+    model: DiT

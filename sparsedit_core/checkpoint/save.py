@@ -1,0 +1,99 @@
+"""Writing our own layout: safetensors with flat keys and a JSON description, atomically."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..dit import DiT
+from ..schedule import PruningSchedule
+from .errors import CheckpointError
+from .formats import flat_table
+from .metadata import to_metadata
+from .records import Checkpoint, Description, Latent, Loaded, Prediction, default_latent
+from .shapes import fit_problems, raise_problems, roles_of
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    source: Loaded | Checkpoint | nn.Module,
+    *,
+    schedule: PruningSchedule | None = None,
+    prediction: Prediction | None = None,
+    latent: Latent | None = None,
+    class_names: tuple[str, ...] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model (a DiT, plain or compiled), a Loaded or a Checkpoint to a ``.safetensors`` file.
+
+    Keywords replace what the source says about itself; ``metadata`` takes any JSON values and is added to the source's.
+    ``dtype`` casts floating tensors except the position table (``None``: written as they are). The file appears under
+    its name only when it is complete; on failure what was there before is untouched. Raises ``CheckpointError``.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"cannot save to {path}: the name must end in .safetensors, the format that is written")
+    if path.is_dir() or not path.parent.is_dir():
+        raise CheckpointError(
+            f"cannot save to {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}"
+        )
+    description, state = _parts(source)
+    description.schedule = schedule if schedule is not None else description.schedule
+    description.prediction = prediction or description.prediction
+    description.latent = latent or description.latent
+    description.class_names = tuple(class_names) if class_names is not None else description.class_names
+    description.metadata = {**description.metadata, **(metadata or {})}
+    table = flat_table(roles_of(description.config))
+    raise_problems(fit_problems(state, table, description.config), "sparsedit_core")
+    header = to_metadata(description)
+    _write(path, {key: _storable(key, state[key], dtype) for key in table}, header)
+
+
+def _parts(source: Loaded | Checkpoint | nn.Module) -> tuple[Description, dict[str, Tensor]]:
+    """A description that may be changed and the flat tensors."""
+    if isinstance(source, Checkpoint):
+        return _describe(source), source.state
+    model: nn.Module = source.model if isinstance(source, Loaded) else source
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
+    if not isinstance(model, DiT):
+        raise CheckpointError(f"cannot save a {type(model).__name__}; expected a DiT, a Loaded or a Checkpoint")
+    if isinstance(source, Loaded):
+        description = _describe(source)
+        description.config = model.config
+    else:
+        description = Description(config=model.config, latent=default_latent(model.config))
+    return description, {key.replace("_orig_mod.", ""): value for key, value in model.state_dict().items()}
+
+
+def _describe(source: Description) -> Description:
+    return Description(**{item.name: getattr(source, item.name) for item in fields(Description)})
+
+
+def _storable(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor that owns exactly its memory, as safetensors wants it."""
+    wanted = tensor.dtype if dtype is None or key == "pos_embed" else dtype
+    tensor = tensor.detach().to("cpu", wanted).contiguous()
+    if tensor.untyped_storage().nbytes() != tensor.nbytes:
+        return tensor.clone()  # a part of something larger
+    return tensor
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        save_file(tensors, temporary, metadata=header)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot save to {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
