@@ -105,10 +105,10 @@ def real_floor(judge: Judge, samples: int, references: int) -> float:
     return frechet_distance(reference_features(judge, samples, start=references), reference)
 
 
-def noisy(images: Tensor, generator: torch.Generator, strength: float = 0.2) -> Tensor:
-    """Half of the pictures with Gaussian noise of a deviation drawn from [0, strength); for training."""
-    count = len(images)
-    deviation = strength * torch.rand(count, generator=generator) * (torch.arange(count) % 2)
+def noisy(images: Tensor, generator: torch.Generator, strength: float = 0.25) -> Tensor:
+    """Gaussian noise whose deviation is drawn per picture: none for about half, else even in [0, strength)."""
+    # by chance, not by place: places follow the labels, and noise must not tell the class
+    deviation = strength * (2 * torch.rand(len(images), generator=generator) - 1).clamp_min(0)
     noise = torch.randn(images.shape, generator=generator)
     return (images + deviation.view(-1, 1, 1, 1) * noise).clamp(-1, 1)
 
