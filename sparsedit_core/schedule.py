@@ -105,7 +105,10 @@ class PruningSchedule:
             return rows, columns
         longer = max(rows, columns)
         exact = _exact_side(self.rate(time), longer)
-        side = min(reversed(self.sides(longer)), key=lambda level: abs(level - exact))
+        if self.levels is None:
+            side = _round_side(exact)
+        else:
+            side = min(reversed(self.sides(longer)), key=lambda level: abs(level - exact))
         return _scaled(rows, side, longer), _scaled(columns, side, longer)
 
     def sides(self, longer: int) -> tuple[int, ...]:
