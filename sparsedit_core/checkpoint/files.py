@@ -11,6 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import CheckpointError, listed
+from .pickles import has_legacy_magic, named_globals
 from .sniff import sniff
 
 ALLOWED = "argparse.Namespace"
+_HARMLESS = ("torch.", "collections.", ALLOWED)  # in messages, names that are not the reason
+_AGAIN = "copy or download it again"
 
 
 @dataclass
@@ -43,6 +47,7 @@ def read_file(path: str | os.PathLike[str]) -> RawFile:
         return _read_safetensors(path)
     if kind == "zip":
         return RawFile(_load(path, mmap=_check_zip(path)))
+    _check_legacy(path)
     return RawFile(_load(path, mmap=False))
 
 
@@ -53,8 +58,8 @@ def _read_safetensors(path: Path) -> RawFile:
     except MemoryError:
         raise
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        hint = "it is truncated or damaged; copy or download it again"
-        raise CheckpointError(f"{path} is no readable safetensors file ({_first_line(error)}): {hint}") from error
+        reason = f"{path} is no readable safetensors file ({_first_line(error)})"
+        raise CheckpointError(f"{reason}: it is truncated or damaged; {_AGAIN}") from error
 
 
 def _check_zip(path: Path) -> bool:
@@ -63,8 +68,7 @@ def _check_zip(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        hint = "the file is truncated; copy or download it again"
-        raise CheckpointError(f"{path} begins like a torch checkpoint but has no end: {hint}") from error
+        raise CheckpointError(f"{path} begins like a torch checkpoint but is truncated; {_AGAIN}") from error
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "data.pkl" not in names:
         shown = listed(names) or "no file"
@@ -89,18 +93,31 @@ def _check_globals(path: Path) -> None:
         raise _unsafe(path, sorted(found))
 
 
+def _check_legacy(path: Path) -> None:
+    if not has_legacy_magic(path):
+        names = [name for name in named_globals(path) if not name.startswith(_HARMLESS)]
+        if names:
+            raise _unsafe(path, names)
+        raise CheckpointError(f"{path} is a Python pickle that torch.save did not write, or it is truncated; {_AGAIN}")
+
+
 def _load(path: Path, *, mmap: bool) -> Any:
     serialization = _torch().serialization
+    named_safetensors = path.suffix == ".safetensors"  # torch.load would believe the name, and maps only by name
     try:
-        with serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with ExitStack() as stack:
+            file = stack.enter_context(path.open("rb")) if named_safetensors else path
+            stack.enter_context(serialization.safe_globals([argparse.Namespace]))
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and not named_safetensors)
     except MemoryError:
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
-        name = re.search(r"(?:GLOBAL|function|class) (?:<class ')?([A-Za-z_]\w*(?:\.\w+)+)", str(error))
-        if name is not None and name[1] != ALLOWED:
-            raise _unsafe(path, [name[1]]) from error
-        raise _damaged(path, error) from error
+        cause = error.__context__ or error  # torch wraps the reason in a page of advice
+        if re.search("GLOBAL|function|class|object", str(cause)):
+            found = [name for name in named_globals(path) if name in str(cause) or not name.startswith(_HARMLESS)]
+            if found:
+                raise _unsafe(path, found) from error
+        raise _damaged(path, cause) from error
 
 
 def _unsafe(path: Path, names: list[str]) -> CheckpointError:
@@ -110,10 +127,10 @@ def _unsafe(path: Path, names: list[str]) -> CheckpointError:
     )
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
+def _damaged(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"{path} cannot be read as a torch checkpoint ({_first_line(error)}): it is truncated, damaged or not written "
-        "by torch.save; copy or download it again"
+        f"by torch.save; {_AGAIN}"
     )
 
 

@@ -59,6 +59,8 @@ def read_checkpoint(
     ``dtype``        cast floating tensors; ``None`` keeps them (float8 too) mapped to the file. Position tables are
                      float32 always
 
+    Kept tensors are the file itself (memory mapped): replace such a file by renaming another over it, as
+    ``save_checkpoint`` does, never by writing into it while the model lives.
     A model trained with ``attn_relat_pos='sin'`` has the keys of one without: it is refused if the ``args`` tell.
     SiT files have DiT's keys and are read as noise-predicting DiTs. Raises ``CheckpointError`` with one sentence.
     """

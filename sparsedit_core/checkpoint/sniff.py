@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import CheckpointError
+from .pickles import is_whole_pickle
 
 Kind = Literal["safetensors", "zip", "pickle"]
 
@@ -41,7 +42,7 @@ def sniff(path: Path) -> Kind:
         if length + 8 > size:
             raise CheckpointError(f"{path} is a truncated safetensors file ({size} bytes); copy or download it again")
         return "safetensors"
-    if head[:1] == b"\x80":  # every pickle since protocol 2
+    if head[:1] == b"\x80" or is_whole_pickle(path):  # the byte begins every pickle since protocol 2
         return "pickle"
     raise CheckpointError(f"{path} is {_describe(head)}; {_EXPECTED}")
 
