@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -110,10 +109,11 @@ class DiT(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         p = self.config.patch_size
-        bottom, right = -x.shape[-2] % p, -x.shape[-1] % p
-        if not (bottom or right):
-            return x
-        return F.pad(x, (0, right, 0, bottom), mode="circular")  # continues noise with noise
+        for dim in (-2, -1):
+            size = x.shape[dim]
+            if size % p:  # wrap around: noise goes on as noise (F.pad's circular mode refuses to wrap twice)
+                x = x.index_select(dim, torch.arange(size + -size % p, device=x.device) % size)
+        return x
 
     def initialize_weights(self) -> None:
         """DiT's initial state: Xavier linear layers, zero adaLN and output; sin-cos positions; W1 = 0, W2 = I."""

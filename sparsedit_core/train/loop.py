@@ -1,0 +1,165 @@
+"""The training loop: pictures in, a rectified-flow DiT or SparseDiT out, on one device.
+
+A sparse model is trained under a schedule (PAPERS 1.2, 1.6): its time axis is cut into buckets of one token grid
+each, a micro-batch draws one bucket with probability equal to its width and then its times inside it, so that the
+times of a run are uniform while every batch has one grid.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..checkpoint import Latent, save_checkpoint
+from ..diffusion import flow_losses
+from ..dit import DiT
+from ..schedule import PruningSchedule
+from ..tokens import Grid
+from .pictures import CLASS_NAMES, pictures
+
+logger = logging.getLogger("sparsedit")
+
+PIXELS = Latent(channels=3, scale=1.0, factor=1, kind="pixel")
+Progress = Callable[[int, int, float], None]  # pictures seen, pictures in all, smoothed loss
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a run is trained.
+
+    ``pictures``    how many training pictures it sees; picture ``first`` + i is the i-th
+    ``decay``       fraction of the run, at its end, over which the learning rate falls linearly to zero
+    ``label_drop``  fraction of labels replaced by the null class (classifier-free guidance)
+    ``ema``         decay of the averaged weights per step; they are what is saved
+    """
+
+    pictures: int = 100_000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.3
+    label_drop: float = 0.1
+    ema: float = 0.999
+    seed: int = 0
+    first: int = 0
+    save_every: int = 16_000
+
+    @property
+    def steps(self) -> int:
+        """Number of optimiser steps."""
+        return self.pictures // self.batch
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear decay."""
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup), left)
+
+
+def draw_times(
+    count: int, schedule: PruningSchedule | None, dense: Grid, generator: torch.Generator
+) -> tuple[Tensor, Grid | None]:
+    """Times (count,) for one batch and its token grid (``None`` without a schedule); over batches they are uniform."""
+    unit = torch.rand(count, generator=generator)
+    if schedule is None:
+        return unit, None
+    buckets = schedule.buckets(dense)
+    widths = torch.tensor([end - start for start, end, _ in buckets])
+    start, end, grid = buckets[int(torch.multinomial(widths, 1, generator=generator))]
+    return start + (end - start) * unit, grid
+
+
+def train(
+    model: DiT,
+    out: str | os.PathLike[str],
+    options: TrainOptions,
+    *,
+    schedule: PruningSchedule | None = None,
+    metadata: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> DiT:
+    """Train ``model`` in place on the procedural pictures and save the averaged weights to ``out``.
+
+    Returns the averaged model. ``schedule`` is needed for a sparse model and refused for a dense one. The file is
+    rewritten every ``save_every`` pictures, so that an interrupted run leaves its newest state.
+    """
+    _check(model, schedule, options)
+    generator = torch.Generator().manual_seed(options.seed)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
+    trained = metadata or {}
+    smoothed = 0.0
+    model.train()
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = options.rate(step)
+        loss = batch_loss(model, step, options, schedule, generator)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        # averaging from step 0 would remember the random start for 1/(1-ema) steps
+        if step < 1 / (1 - options.ema) / 2:
+            average.n_averaged.zero_()
+        average.update_parameters(model)
+        smoothed += (loss.item() - smoothed) * max(0.01, 1 / (step + 1))
+        if not smoothed < 1e4:
+            raise FloatingPointError(f"the loss is {smoothed} at step {step}; lower the learning rate ({options})")
+        seen = (step + 1) * options.batch
+        if progress is not None:
+            progress(seen, options.steps * options.batch, smoothed)
+        if seen % options.save_every < options.batch or step + 1 == options.steps:
+            record = {"train": asdict(options) | {"seen": seen, "loss": smoothed}, **trained}
+            save(average.module, out, schedule, record)
+    return average.module.eval()  # type: ignore[no-any-return]
+
+
+def batch_loss(
+    model: DiT, step: int, options: TrainOptions, schedule: PruningSchedule | None, generator: torch.Generator
+) -> Tensor:
+    """Mean rectified-flow loss of one micro-batch of pictures; all its random draws come from ``generator``."""
+    images, labels = pictures(options.first + step * options.batch, options.batch, seed=options.seed)
+    dense = model.token_grid(*images.shape[-2:])
+    times, grid = draw_times(options.batch, schedule, dense, generator)
+    noise = torch.randn(images.shape, generator=generator)
+    dropped = torch.rand(options.batch, generator=generator) < options.label_drop
+    labels = torch.where(dropped, model.config.num_classes, labels)
+    losses = flow_losses(lambda x, t: model(x, t, labels, sparse_grid=grid), images, times, noise)
+    return losses["loss"].mean()
+
+
+def save(model: DiT, out: str | os.PathLike[str], schedule: PruningSchedule | None, metadata: dict[str, Any]) -> None:
+    """Write a model of procedural pictures with what is needed to sample it."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(
+        out,
+        model,
+        schedule=schedule,
+        prediction="flow",
+        latent=PIXELS,
+        class_names=CLASS_NAMES,
+        metadata=metadata,
+    )
+
+
+def _check(model: DiT, schedule: PruningSchedule | None, options: TrainOptions) -> None:
+    if model.layout is not None and schedule is None:
+        raise ValueError(
+            f"the model is a SparseDiT (layout {model.layout}) but no schedule was given; a schedule says which token "
+            "grid each time is trained with, e.g. PruningSchedule(rate_noise=0.86, rate_clean=0.61)"
+        )
+    if model.layout is None and schedule is not None:
+        raise ValueError("a schedule was given but the model is dense; convert it first with convert_dense(model, layout)")
+    if options.steps < 1 or options.batch < 1:
+        raise ValueError(f"{options.pictures} pictures in batches of {options.batch} are no training step")
+    if options.label_drop and not model.config.null_class:
+        raise ValueError("label_drop needs a null class, which this model's label table has no row for; use label_drop=0")
