@@ -56,7 +56,7 @@ def save_checkpoint(
     table = flat_table(roles_of(description.config))
     raise_problems(fit_problems(state, table, description.config), "sparsedit_core")
     header = to_metadata(description)
-    _write(path, {key: _storable(key, state[key], dtype) for key in table}, header)
+    _write(path, _storable({key: state[key] for key in table}, dtype), header)
 
 
 def _parts(source: Loaded | Checkpoint | nn.Module) -> tuple[Description, dict[str, Tensor]]:
@@ -79,13 +79,19 @@ def _describe(source: Description) -> Description:
     return Description(**{item.name: getattr(source, item.name) for item in fields(Description)})
 
 
-def _storable(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor that owns exactly its memory, as safetensors wants it."""
-    wanted = tensor.dtype if dtype is None or key == "pos_embed" else dtype
-    tensor = tensor.detach().to("cpu", wanted).contiguous()
-    if tensor.untyped_storage().nbytes() != tensor.nbytes:
-        return tensor.clone()  # a part of something larger
-    return tensor
+def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Tensors on the CPU that each own exactly their memory, as safetensors wants them."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for key, value in state.items():
+        wanted = value.dtype if dtype is None or key == "pos_embed" else dtype
+        tensor = value.detach().to("cpu", wanted).contiguous()
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:
+            tensor = tensor.clone()  # a part of something larger, or tied to another entry
+        taken.add(tensor.untyped_storage().data_ptr())
+        result[key] = tensor
+    return result
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
