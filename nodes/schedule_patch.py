@@ -1,0 +1,158 @@
+"""What every SparseDiT MODEL carries while it samples: its schedule, and a record of what it did.
+
+Three keyed wrappers on the ModelPatcher, nothing on the model:
+OUTER_SAMPLE makes a fresh run and publishes its record, CALC_COND_BATCH counts evaluations (a step's halves may be
+computed apart), APPLY_MODEL decides the sparse grid from the timestep and hands it on as a keyword argument. Read from
+``transformer_options`` inside a region that ComfyUI compiled, it would freeze at its first value.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+from comfy.patcher_extension import WrappersMP
+from comfy_execution.utils import get_executing_context
+
+from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
+from ..sparsedit_core.schedule import Grid, PruningSchedule
+from ..sparsedit_core.tokens import default_sparse_grid
+from .runs import Published, publish
+from .sampling_time import diffusion_time, model_timestep
+
+KEY = "sparsedit"
+FULL_DENSITY = PruningSchedule(rate_noise=0.0, rate_clean=0.0)
+"""Every token at every time."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What a MODEL carries: ``token`` finds its runs, ``schedule`` acts (``None``: the checkpoint's own fixed side)."""
+
+    token: str
+    schedule: PruningSchedule | None
+
+
+def attach_schedule(patcher: Any, schedule: PruningSchedule | None) -> None:
+    """Let ``schedule`` act on a ModelPatcher (of this pack) and record its runs; replaces what it carried before."""
+    attached = Attached(uuid.uuid4().hex, schedule)
+    for kind, wrapper in _wrappers(attached):
+        patcher.remove_wrappers_with_key(kind, KEY)
+        patcher.add_wrapper_with_key(kind, KEY, wrapper)
+    patcher.set_attachments(KEY, attached)
+
+
+def attach_recorder(patcher: Any) -> None:
+    """Only record the runs of a ModelPatcher: a dense model, or a sparse one at its own side."""
+    attach_schedule(patcher, None)
+
+
+def attached_to(patcher: Any) -> Attached:
+    """What :func:`attach_schedule` put on ``patcher``; ``ValueError`` on a MODEL of another loader."""
+    attached = patcher.get_attachment(KEY)
+    if attached is None:
+        raise ValueError(
+            f"this MODEL is a {type(patcher.model).__name__} that no SparseDiT node loaded; "
+            "take the one of SparseDiT Load Checkpoint"
+        )
+    return attached
+
+
+class Run:
+    """State of one sampling run, dropped at its end; ``Evaluation`` objects are only ever added."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.count = 0
+        self._calls: list[tuple[int, Evaluation]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self  # ComfyUI 0.3.64 deep-copies model_options; the run stays one
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Note a call of the model within the present evaluation."""
+        self._calls.append((self.count, evaluation))
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The evaluations in order; calls of one evaluation over the same grids are one row."""
+        rows: dict[tuple[Any, ...], Evaluation] = {}
+        for number, call in self._calls:
+            key = number, call.timestep, call.dense, call.sparse
+            rows[key] = rows[key].joined(call) if key in rows else call
+        return tuple(rows.values())
+
+
+def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
+    """Plain closures over a frozen object: safe to copy, deep-copy and share between clones."""
+
+    def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider, run = executor.class_obj, Run()
+        kept = guider.model_options
+        guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
+        guider.model_options["transformer_options"][KEY] = run
+        try:
+            samples = executor(*args, **kwargs)
+        finally:
+            guider.model_options = kept
+        _publish(attached, guider.model_patcher.model.sparsedit, run)
+        return samples
+
+    def calc_cond_batch(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
+        run = model_options["transformer_options"].get(KEY)
+        if run is not None:
+            run.count += 1
+        return executor(model, conds, x, timestep, model_options)
+
+    def apply_model(
+        executor: Any,
+        x: Any,
+        t: Any,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: Any = {},  # noqa: B006  (the signature of BaseModel.apply_model)
+        **kwargs: Any,
+    ) -> Any:
+        model = executor.class_obj
+        config, sampling = model.sparsedit.config, model.model_sampling
+        dense, moment = _dense_grid(config, x), diffusion_time(sampling, t)
+        sparse = _sparse_grid(config, attached.schedule, moment, dense)
+        if sparse is not None:
+            kwargs["sparse_grid"] = sparse
+        started = time.perf_counter()
+        out = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        run = transformer_options.get(KEY)
+        if run is not None:
+            float(out.flatten()[0])  # waits for the device, whichever it is
+            seconds = time.perf_counter() - started
+            run.add(measure(config, moment, model_timestep(sampling, t), dense, sparse, x.shape[0], seconds))
+        return out
+
+    return [
+        (WrappersMP.OUTER_SAMPLE, outer_sample),
+        (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
+        (WrappersMP.APPLY_MODEL, apply_model),
+    ]
+
+
+def _dense_grid(config: DiTConfig, x: Any) -> Grid:
+    return -(-x.shape[-2] // config.patch_size), -(-x.shape[-1] // config.patch_size)
+
+
+def _sparse_grid(config: DiTConfig, schedule: PruningSchedule | None, time: float, dense: Grid) -> Grid | None:
+    if config.layout is None:
+        return None
+    return schedule.grid(time, dense) if schedule else default_sparse_grid(dense, config.sparse_side)
+
+
+def _publish(attached: Attached, info: Any, run: Run) -> None:
+    seconds = time.perf_counter() - run.started
+    record = RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds)
+    context = get_executing_context()
+    prompt_id, node_id = (context.prompt_id, context.node_id) if context else ("", "")
+    publish(Published(attached.token, prompt_id, node_id, record))

@@ -1,0 +1,154 @@
+"""What one sampling run did: time, token grid, MACs and seconds of every evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from .config import DiTConfig
+from .cost import macs
+from .schedule import PruningSchedule
+from .tokens import Grid
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the model.
+
+    ``time``       1 noise, 0 image; ``timestep`` is what the model was given
+    ``dense``      token grid (rows, columns) of the latent; ``sparse`` the sparse one, ``None`` in a dense model
+    ``images``     how many latents went through, both halves of guidance included
+    ``macs``       executed multiply-accumulates of all of them; ``dense_macs`` those of the dense model
+    ``seconds``    wall time of the evaluation
+    """
+
+    time: float
+    timestep: float
+    dense: Grid
+    sparse: Grid | None
+    images: int
+    macs: int
+    dense_macs: int
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sparse blocks."""
+        rows, columns = self.sparse or self.dense
+        return rows * columns
+
+    def joined(self, other: Evaluation) -> Evaluation:
+        """Both as one: halves of one evaluation that were computed apart."""
+        return replace(
+            self,
+            images=self.images + other.images,
+            macs=self.macs + other.macs,
+            dense_macs=self.dense_macs + other.dense_macs,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; FLOPs are two per MAC."""
+        return {
+            "time": self.time,
+            "timestep": self.timestep,
+            "dense_grid": list(self.dense),
+            "sparse_grid": list(self.sparse) if self.sparse else None,
+            "images": self.images,
+            "macs": self.macs,
+            "flops": 2 * self.macs,
+            "dense_macs": self.dense_macs,
+            "ratio_to_dense": self.macs / self.dense_macs,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished sampling run of one model; ``schedule`` is the one that acted, or ``None``."""
+
+    source: str
+    config: DiTConfig
+    schedule: PruningSchedule | None
+    evaluations: tuple[Evaluation, ...]
+    seconds: float
+
+    @property
+    def macs(self) -> int:
+        """Executed MACs of the run."""
+        return sum(evaluation.macs for evaluation in self.evaluations)
+
+    @property
+    def dense_macs(self) -> int:
+        """What the dense model of the same shape would have executed."""
+        return sum(evaluation.dense_macs for evaluation in self.evaluations)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the dense model's MACs; 1 for a run without an evaluation."""
+        return self.macs / self.dense_macs if self.evaluations else 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the model, the schedule, totals in MACs and FLOPs, every evaluation."""
+        return {
+            "model": self.source,
+            "layout": str(self.config.layout) if self.config.layout else None,
+            "schedule": self.schedule.to_json() if self.schedule else None,
+            "convention": "executed",
+            "macs": self.macs,
+            "flops": 2 * self.macs,
+            "dense_macs": self.dense_macs,
+            "dense_flops": 2 * self.dense_macs,
+            "ratio_to_dense": self.ratio,
+            "seconds": self.seconds,
+            "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
+        }
+
+    def text(self) -> str:
+        """A table of the evaluations and the totals, for people."""
+        layout = f"layout {self.config.layout}" if self.config.layout else "dense"
+        lines = [f"{self.source}  ({layout})", " #   time  timestep  tokens             MACs   of dense  seconds"]
+        for number, e in enumerate(self.evaluations, 1):
+            rows, columns = e.sparse or e.dense
+            tokens = f"{rows}x{columns} = {e.tokens}"
+            lines.append(
+                f"{number:2}  {e.time:5.3f}  {e.timestep:8.2f}  {tokens:14} {amount(e.macs):>8}  "
+                f"{100 * e.macs / e.dense_macs:6.1f} %  {e.seconds:7.3f}"
+            )
+        return "\n".join([*lines, *self._totals()])
+
+    def _totals(self) -> list[str]:
+        if not self.evaluations:
+            return ["no evaluation of the model"]
+        saved = self.dense_macs / self.macs
+        return [
+            f"{len(self.evaluations)} evaluations: {amount(self.macs)} MACs ({amount(2 * self.macs)} FLOPs), dense "
+            f"{amount(self.dense_macs)} MACs",
+            f"{100 * self.ratio:.1f} % of dense, {saved:.2f}x fewer MACs",
+            f"{self.seconds:.2f} seconds",
+        ]
+
+
+def measure(
+    config: DiTConfig, time: float, timestep: float, dense: Grid, sparse: Grid | None, images: int, seconds: float
+) -> Evaluation:
+    """The account of one evaluation of ``images`` latents with ``dense`` tokens each."""
+    own = _macs(config, dense, sparse)
+    full = _macs(replace(config, layout=None), dense, None)
+    return Evaluation(time, timestep, dense, sparse, images, images * own, images * full, seconds)
+
+
+@lru_cache(maxsize=256)
+def _macs(config: DiTConfig, dense: Grid, sparse: Grid | None) -> int:
+    size = dense[0] * config.patch_size, dense[1] * config.patch_size
+    return macs(config, size, sparse_grid=sparse, factor=1).total
+
+
+def amount(count: float) -> str:
+    """``12.3 G``: three or four digits and a unit prefix."""
+    for unit in ("", " k", " M", " G", " T"):
+        if count < 1000 or unit == " T":
+            break
+        count /= 1000
+    return f"{count:.4g}{unit}"
