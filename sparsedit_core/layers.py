@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,10 +94,11 @@ class Mlp(nn.Module):
 _TIES: dict[tuple[int, int], dict[int, int]] = {(128, 0): {12: 1, 106: 1}, (128, 1): {4: -1}}
 
 
-@lru_cache(maxsize=8)
-def _frequencies(half: int, last: int) -> tuple[float, ...]:
+def timestep_frequencies(dim: int = 256, *, last: int = 0) -> tuple[float, ...]:
+    """The dim/2 frequencies 10000^(-i / (dim/2 - last)), each a float32 value."""
     # float32 steps with an exactly rounded exponential: t reaches 999, so the last bit of a frequency is visible in
     # the model's output, and the float32 exponential of one processor is not that of another
+    half = dim // 2
     exponent = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half - last)
     frequencies = np.exp(exponent.astype(np.float64)).astype(np.float32)
     for index, direction in _TIES.get((half, last), {}).items():
@@ -106,10 +106,9 @@ def _frequencies(half: int, last: int) -> tuple[float, ...]:
     return tuple(frequencies.tolist())
 
 
-def timestep_features(t: Tensor, dim: int = 256, *, last: int = 0) -> Tensor:
-    """[cos | sin] features (B, dim) of timesteps (B,), float32; frequencies 10000^(-i / (dim/2 - last))."""
-    frequencies = torch.tensor(_frequencies(dim // 2, last), dtype=torch.float32, device=t.device)
-    angles = t[:, None].float() * frequencies
+def timestep_features(t: Tensor, frequencies: tuple[float, ...]) -> Tensor:
+    """[cos | sin] features (B, 2 * frequencies) of timesteps (B,), float32."""
+    angles = t[:, None].float() * torch.tensor(frequencies, dtype=torch.float32, device=t.device)
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
@@ -118,11 +117,12 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, dim: int, *, frequency_shift: int, ops: Any, **kw: Any) -> None:
         super().__init__()
-        self.frequency_shift = frequency_shift
+        # Python numbers: a buffer would be lost on the meta device, a cached function opaque to torch.compile
+        self.frequencies = timestep_frequencies(last=frequency_shift)
         self.mlp = nn.Sequential(ops.Linear(256, dim, **kw), nn.SiLU(), ops.Linear(dim, dim, **kw))
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.mlp(timestep_features(t, last=self.frequency_shift).to(dtype))  # type: ignore[no-any-return]
+        return self.mlp(timestep_features(t, self.frequencies).to(dtype))  # type: ignore[no-any-return]
 
 
 class LabelEmbedder(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -36,13 +35,13 @@ def check_grid(grid: Grid, dense: Grid) -> Grid:
     return h, w
 
 
-@lru_cache(maxsize=64)
-def _pooling_rows(source: int, target: int) -> tuple[tuple[float, ...], ...]:
-    rows = np.zeros((target, source))
-    for i in range(target):
-        start, end = i * source // target, -((i + 1) * source // -target)  # floor and ceiling, as AdaptiveAvgPool2d
-        rows[i, start:end] = 1 / (end - start)
-    return tuple(map(tuple, rows.tolist()))
+def averaging_matrix(source: int, target: int, device: torch.device) -> Tensor:
+    """(target, source) float32: row i averages the window [floor(i*source/target), ceil((i+1)*source/target)) of
+    AdaptiveAvgPool. Made of tensor operations, so that it neither waits for the device nor breaks a compiled graph."""
+    i = torch.arange(target, device=device)[:, None]
+    j = torch.arange(source, device=device)
+    start, end = i * source // target, ((i + 1) * source + target - 1) // target
+    return ((j >= start) & (j < end)).float() / (end - start)
 
 
 class Pooling:
@@ -53,8 +52,10 @@ class Pooling:
 
     def __init__(self, dense: Grid, sparse: Grid, device: torch.device) -> None:
         self.dense, self.sparse = dense, sparse
-        self.rows = torch.tensor(_pooling_rows(dense[0], sparse[0]), dtype=torch.float32, device=device)  # (h, H)
-        self.columns = torch.tensor(_pooling_rows(dense[1], sparse[1]), dtype=torch.float32, device=device)  # (w, W)
+        if dense == sparse:
+            return
+        self.rows = averaging_matrix(dense[0], sparse[0], device)  # (h, H)
+        self.columns = averaging_matrix(dense[1], sparse[1], device)  # (w, W)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Tokens (B, H*W, C) to (B, h*w, C), computed in float32, returned in the dtype of x."""
