@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ..sparsedit_core.config import DiTConfig
 from ..sparsedit_core.run_record import RunRecord
+from ..sparsedit_core.schedule import PruningSchedule
 
+Signature = tuple[str, DiTConfig, PruningSchedule | None]
 KEPT_RUNS = 64
 
 
@@ -34,16 +37,20 @@ def publish(run: Published) -> None:
         _runs.append(run)
 
 
-def find(token: str, nodes: Collection[str] | None = None) -> list[RunRecord]:
+def find(token: str, like: Signature, nodes: Collection[str] | None = None) -> list[RunRecord]:
     """The runs of a MODEL by the sampling nodes ``nodes`` (``None``: all), in their order.
 
     Of each node only the newest prompt counts: a node that ComfyUI answered from its cache keeps the run that made
-    the cached result. Nodes made by expansion (``12.0.1``) count as the node they come from.
+    the cached result. Nodes made by expansion (``12.0.1``) count as the node they come from. A MODEL that ComfyUI
+    dropped and made again has a new token; then those of ``nodes`` with an equal signature are its runs.
     """
     with _lock:
-        runs = [run for run in _runs if run.token == token and (nodes is None or _belongs(run.node_id, nodes))]
-    newest = {run.node_id: run.prompt_id for run in runs}
-    return [run.record for run in runs if newest[run.node_id] == run.prompt_id]
+        runs = [run for run in _runs if nodes is None or _belongs(run.node_id, nodes)]
+    own = [run for run in runs if run.token == token]
+    if nodes is not None and not own:
+        own = [run for run in runs if (run.record.source, run.record.config, run.record.schedule) == like]
+    newest = {run.node_id: run.prompt_id for run in own}
+    return [run.record for run in own if newest[run.node_id] == run.prompt_id]
 
 
 def _belongs(node_id: str, nodes: Collection[str]) -> bool:

@@ -1,0 +1,83 @@
+"""SparseDiT Report: what the finished sampling of a MODEL computed, as text, picture and JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..sparsedit_core.plots_run import draw_run
+from ..sparsedit_core.run_record import RunRecord
+from .info import sparsedit_info
+from .runs import find
+from .schedule_patch import attached_to
+from .show import show_text, to_image
+
+
+class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
+    """MODEL and sampled LATENT to an account of the runs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SparseDiTReport",
+            display_name="SparseDiT Report",
+            category="SparseDiT",
+            description=(
+                "Tell what a sampling computed: time, token grid, MACs and seconds of every evaluation, and the total "
+                "against the dense model. Put it between the sampler and the VAE decoder. It works for dense and "
+                "sparse models of this pack."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that the sampler was given."),
+                io.Latent.Input("latent", tooltip="The sampler's result; passed through."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The latent, unchanged."),
+                io.String.Output(display_name="text", tooltip="A table of the evaluations, and totals."),
+                io.Image.Output(display_name="picture", tooltip="One picture per run, 900 x 420 pixels."),
+                io.String.Output(display_name="json", tooltip="The same as JSON: MACs, FLOPs, grids, times, seconds."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
+        attached, info = attached_to(model), sparsedit_info(model)
+        like = info.source, info.config, attached.schedule
+        runs = find(attached.token, like, ancestors(cls.hidden.dynprompt, cls.hidden.unique_id))
+        if not runs:
+            raise ValueError(
+                "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "
+                "sampler's latent, or, if it ran long ago, change the seed to sample again"
+            )
+        text = "\n\n".join(run.text() for run in runs)
+        pictures = torch.cat([to_image(draw_run(run)) for run in runs])
+        show_text(_headline(runs), cls.hidden.unique_id)
+        report = json.dumps({"runs": [run.to_json() for run in runs]}, indent=1)
+        return io.NodeOutput(latent, text, pictures, report, ui=ui.PreviewImage(pictures, cls=cls))
+
+
+def ancestors(dynprompt: Any, node_id: str | None) -> set[str] | None:
+    """All nodes the results of which go into ``node_id``; ``None`` outside a prompt."""
+    if dynprompt is None or node_id is None:
+        return None
+    found: set[str] = set()
+    waiting = [node_id]
+    while waiting:
+        inputs = dynprompt.get_node(waiting.pop())["inputs"].values()
+        links = {value[0] for value in inputs if isinstance(value, list) and len(value) == 2}
+        new = {source for source in links if isinstance(source, str) and dynprompt.has_node(source)} - found
+        waiting += new
+        found |= new
+    return found
+
+
+def _headline(runs: list[RunRecord]) -> str:
+    """One line per run for the node itself."""
+    return "\n".join(
+        f"{100 * run.ratio:.1f} % of dense MACs, {len(run.evaluations)} evaluations, {run.seconds:.2f} s"
+        for run in runs
+    )

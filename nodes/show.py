@@ -1,0 +1,21 @@
+"""Showing things in ComfyUI: pictures as IMAGE, a line of text on a node."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from server import PromptServer
+from torch import Tensor
+
+
+def to_image(picture: Image) -> Tensor:
+    """A Pillow picture as ComfyUI's IMAGE: (1, H, W, 3) float32 in 0..1."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)[None]
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Write ``text`` on the node; nothing happens where no server runs (scripts, tests)."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)
