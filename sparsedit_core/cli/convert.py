@@ -1,0 +1,64 @@
+"""``convert``: a dense DiT to the initial state of a SparseDiT, or any layout of file to ours."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from ..checkpoint import Loaded, load_checkpoint, save_checkpoint
+from ..convert import convert_dense
+from ..layout import SegmentLayout
+from . import options
+from .files import check_ending, command_line, versions
+
+SUMMARY = "turn a dense DiT into a SparseDiT's initial state, as one .safetensors file"
+EXAMPLE = (
+    "sparsedit convert DiT-XL-2-256x256.pt xl-sparse.safetensors"
+    ' --layout "2+4x[1,3,1,1]+2" --rate-noise .86 --rate-clean .61'
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Source, output, layout, schedule."""
+    parser.add_argument("dense", metavar="DENSE", help=f"dense model: {options.MODEL_HELP}")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "--layout", metavar="TEXT", help='e.g. "2+4x[1,3,1,1]+2"; without it only the layout of the file changes'
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=("official", "identity"),
+        default="official",
+        help="initial fusion: official W1=0, W2=I (default), or identity W1=I, W2=0, dense output on the full grid",
+    )
+    parser.add_argument("--dtype", choices=options.DTYPES, help="cast the weights (default: as they are)")
+    options.add_schedule(parser)
+    options.add_facts(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, convert, save."""
+    check_ending(args.out, ".safetensors")
+    keywords = options.facts(args)
+    loaded = load_checkpoint(options.model_path(args.dense), **keywords)
+    schedule = options.schedule_from(args, loaded.schedule)
+    if args.layout is not None:
+        loaded = to_sparse(loaded, SegmentLayout.parse(args.layout), args.sparse_side or 8, args.fusion)
+    elif schedule is not None and loaded.layout is None:
+        raise ValueError("a schedule belongs to a SparseDiT, but no --layout was given and the model is dense")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"command": command_line(args.argv), "versions": versions()}
+    dtype = None if args.dtype is None else options.DTYPES[args.dtype]
+    save_checkpoint(args.out, loaded, schedule=schedule, dtype=dtype, metadata={"convert": record})
+    print(f"{args.out}: {loaded.layout or 'dense, as it was'}")
+    if args.layout is not None:
+        print("This is an initial state: its pictures are poor until it is fine-tuned (sparsedit finetune --help).")
+
+
+def to_sparse(loaded: Loaded, layout: SegmentLayout, side: int, fusion: str = "official") -> Loaded:
+    """The record of the converted model; the dense one is left alone."""
+    model = convert_dense(
+        loaded.model, layout, sparse_side=side, fusion="identity" if fusion == "identity" else "official"
+    )
+    return replace(loaded, model=model, config=model.config)

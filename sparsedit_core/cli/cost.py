@@ -1,0 +1,139 @@
+"""``cost``: what a SparseDiT costs beside its dense model, in the paper's convention and as executed."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint import read_checkpoint
+from ..config import DiTConfig
+from ..cost import MODELS, macs, model_config, token_grid
+from ..schedule import PruningSchedule
+from ..schedule_cost import schedule_macs
+from . import options, text
+from .files import to_json
+
+SUMMARY = "count the MACs of a model and of a pruning schedule"
+EXAMPLE = "sparsedit cost DiT-XL/2 --size 512 --rate-noise .96 --rate-clean .90"
+
+LAYOUTS = {28: "2+4x[1,3,1,1]+2", 12: "1+2x[1,2,1,1]+1"}
+"""Layouts by depth: the released DiT-XL/2, and the one that fits the printed cost of DiT-B/2."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, size, layout, schedule."""
+    parser.add_argument("model", metavar="MODEL", help=f"{', '.join(MODELS)}; or a {options.MODEL_HELP}")
+    parser.add_argument("--size", type=options.size, metavar="PX", help="picture size in pixels: 512 or WIDTHxHEIGHT")
+    parser.add_argument(
+        "--layout",
+        metavar="TEXT",
+        help=f"default: the file's own, or {LAYOUTS[28]} for 28 blocks, {LAYOUTS[12]} for 12",
+    )
+    parser.add_argument(
+        "--side",
+        type=options.positive,
+        metavar="N",
+        help="static sparse side (default: midway between the schedule's ends)",
+    )
+    parser.add_argument("--steps", type=options.positive, default=250, help="evaluations of the sampling (default 250)")
+    options.add_schedule(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Count and print."""
+    config, factor, stored = _model(args)
+    report = count(config, args, factor, options.schedule_from(args, stored))
+    print(to_json(report) if args.json else _text(report))
+
+
+def _model(args: argparse.Namespace) -> tuple[DiTConfig, int | None, PruningSchedule | None]:
+    """Config with a layout if there is one, pixels per latent position, stored schedule."""
+    if args.model in MODELS:
+        config = MODELS[args.model]
+        return model_config(config, args.layout or LAYOUTS.get(config.depth)), None, None
+    path = options.model_path(args.model)
+    if not path.exists() and not args.model.startswith("bundled:") and not path.suffix:
+        raise ValueError(f"{args.model!r} is neither a file nor a known model; known are {', '.join(MODELS)}")
+    checkpoint = read_checkpoint(path)
+    default = None if checkpoint.layout is not None else LAYOUTS.get(checkpoint.config.depth)
+    return model_config(checkpoint.config, args.layout or default), checkpoint.latent.factor, checkpoint.schedule
+
+
+def count(
+    config: DiTConfig, args: argparse.Namespace, factor: int | None, schedule: PruningSchedule | None
+) -> dict[str, Any]:
+    """The numbers as plain values."""
+    dense_grid = token_grid(config, args.size, factor=factor)
+    dense = replace(config, layout=None)
+    report: dict[str, Any] = {
+        "model": Path(args.model).name if args.model not in MODELS else args.model,
+        "layout": None if config.layout is None else str(config.layout),
+        "dense_grid": list(dense_grid),
+        "units": "1 MAC = 2 FLOPs; one picture, one evaluation; the paper prints MACs and calls them FLOPs",
+        "dense": {c: macs(dense, args.size, convention=c, factor=factor).to_json() for c in ("paper", "executed")},
+    }
+    if config.layout is None:
+        if schedule is not None or args.side is not None:
+            raise ValueError(f"a model of {config.depth} blocks has no layout of its own; give one with --layout")
+        return report
+    side = args.side or static_side(schedule, config, dense_grid)
+    static = {}
+    for convention in ("paper", "executed"):
+        cost = macs(config, args.size, sparse_side=side, convention=convention, factor=factor)
+        static[convention] = cost.to_json() | {"ratio_to_dense": cost.total / report["dense"][convention]["macs"]}
+    report["static"] = {"side": side, **static}
+    if schedule is not None:
+        report["schedule"] = schedule.to_json()
+        report["sampling"] = {
+            name: schedule_macs(config, schedule, args.steps, args.size, convention=name, factor=factor).to_json()
+            for name in ("paper", "algorithm", "executed")
+        }
+    return report
+
+
+def static_side(schedule: PruningSchedule | None, config: DiTConfig, dense: tuple[int, int]) -> int:
+    """The checkpoint's side, or midway between the sides at both ends of a schedule."""
+    if schedule is None:
+        return config.sparse_side
+    sides = schedule.sides(max(dense))
+    return (sides[0] + sides[-1] + 1) // 2
+
+
+def _text(report: dict[str, Any]) -> str:
+    rows, columns = report["dense_grid"]
+    lines = [f"{report['model']}, {rows}x{columns} = {rows * columns} tokens, layout {report['layout'] or 'dense'}", ""]
+    table = [_row("dense", report["dense"], "macs")]
+    if "static" in report:
+        side = report["static"]["side"]
+        table.append(_row(f"sparse, static side {side}", report["static"], "macs", report["dense"]))
+    if "sampling" in report:
+        count = report["sampling"]["executed"]["evaluations"]
+        table.append(_row(f"sparse, schedule, mean of {count}", report["sampling"], "mean_macs", report["dense"]))
+    header = ["one picture, one evaluation", "paper's convention", "of dense", "executed", "of dense"]
+    lines += [text.table(header, table), ""]
+    if "sampling" in report:
+        lines.append(_sampling_text(report))
+    lines.append("1 MAC = 2 FLOPs. The paper prints MACs under the name FLOPs and leaves the attention products of")
+    lines.append("generation and recovery blocks out; executed is every product that this program computes.")
+    return "\n".join(lines)
+
+
+def _row(name: str, costs: dict[str, Any], key: str, dense: dict[str, Any] | None = None) -> list[str]:
+    cells = [name]
+    for convention in ("paper", "executed"):
+        value = costs[convention][key]
+        cells.append(text.macs_text(value))
+        cells.append(f"{100 * value / dense[convention]['macs']:.1f} %" if dense else "100 %")
+    return cells
+
+
+def _sampling_text(report: dict[str, Any]) -> str:
+    executed = report["sampling"]["executed"]
+    grids = [tuple(e["sparse_grid"]) for e in executed["per_evaluation"]]
+    runs = ", ".join(f"{h}x{w} ({grids.count((h, w))})" for h, w in dict.fromkeys(grids))
+    total = text.macs_text(executed["macs"])
+    every = f"all {executed['evaluations']} evaluations executed: {total}"
+    return f"grids from noise to image (evaluations): {runs}\n{every}\n"

@@ -1,0 +1,55 @@
+"""``finetune``: a dense model to a SparseDiT that is trained under a pruning schedule."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import load_checkpoint
+from ..layout import SegmentLayout
+from . import options
+from .convert import to_sparse
+from .files import check_ending
+from .pictures import check_fits
+from .train import owned
+from .training import add_training, run_training
+
+SUMMARY = "convert a dense model to a SparseDiT and train it under a pruning schedule"
+EXAMPLE = (
+    "sparsedit finetune dense.safetensors sparse.safetensors"
+    ' --layout "1+1x[1,3,1,1]+1" --rate-noise .86 --rate-clean .61'
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """DENSE, OUT, layout, schedule, training."""
+    parser.add_argument("dense", metavar="DENSE", help=f"the model to start from: {options.MODEL_HELP}")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the .safetensors file to write")
+    parser.add_argument(
+        "--layout", metavar="TEXT", help='e.g. "1+1x[1,3,1,1]+1"; leave it out to go on with a SparseDiT'
+    )
+    parser.add_argument(
+        "--sparse-side", type=options.positive, default=8, metavar="N", help="side used without a schedule (default 8)"
+    )
+    add_training(parser)
+    options.add_schedule(parser)
+    options.add_threads(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, train, save."""
+    check_ending(args.out, ".safetensors")
+    options.set_threads(args)
+    loaded = load_checkpoint(options.model_path(args.dense), dtype=torch.float32)
+    check_fits(loaded, args.dense)
+    schedule = options.schedule_from(args, loaded.schedule)
+    before = {"name": Path(args.dense).name, "metadata": loaded.metadata}
+    if args.layout is not None:
+        loaded = to_sparse(loaded, SegmentLayout.parse(args.layout), args.sparse_side)
+    elif loaded.layout is None:
+        raise ValueError(f'{args.dense} is dense; say how it becomes sparse with --layout, e.g. "1+1x[1,3,1,1]+1"')
+    if schedule is None:
+        raise ValueError("fine-tuning needs a pruning schedule; give --rate-noise and --rate-clean, or a --preset")
+    run_training(owned(loaded.model), args, schedule, {"init": before})

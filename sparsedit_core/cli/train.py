@@ -1,0 +1,115 @@
+"""``train``: a DiT on the procedural pictures from the beginning, or the classifier that judges them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import load_checkpoint
+from ..config import DiTConfig
+from ..dit import DiT
+from ..layout import SegmentLayout
+from ..schedule import PruningSchedule
+from ..train.pictures import CLASS_NAMES, SIDE
+from ..train.train_judge import train_classifier
+from . import options
+from .files import check_ending
+from .pictures import check_fits
+from .training import add_training, run_training
+
+SUMMARY = "train a model on the project's procedural pictures"
+EXAMPLE = "sparsedit train dense.safetensors --pictures 200000 --hidden-size 96 --depth 8 --heads 3"
+
+SHAPE = {"hidden_size": 96, "depth": 8, "heads": 3, "patch_size": 2, "mlp_ratio": 4.0}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """OUT or --classifier, shape, training, schedule."""
+    parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="the .safetensors file to write")
+    parser.add_argument("--init", metavar="FILE", help="go on from the weights of this checkpoint")
+    group = parser.add_argument_group("the model")
+    for name, default in SHAPE.items():
+        kind = float if isinstance(default, float) else options.positive
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, type=kind, metavar="N", help=f"{name.replace('_', ' ')} (default {default:g})")
+    group.add_argument("--layout", metavar="TEXT", help="train a SparseDiT from the beginning (needs a schedule)")
+    add_training(parser)
+    options.add_schedule(parser)
+    judge = parser.add_argument_group("the classifier instead of a model")
+    judge.add_argument("--classifier", type=Path, metavar="OUT", help="train the judge and write it here")
+    judge.add_argument(
+        "--classifier-steps", type=options.positive, default=700, metavar="N", help="its steps (default 700)"
+    )
+    judge.add_argument(
+        "--classifier-batch", type=options.positive, default=128, metavar="N", help="its batch (default 128)"
+    )
+    options.add_threads(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train one of the two."""
+    if (args.out is None) == (args.classifier is None):
+        raise ValueError("give either the model's output file OUT or --classifier OUT")
+    options.set_threads(args)
+    check_ending(args.out or args.classifier, ".safetensors")
+    if args.classifier is not None:
+        _classifier(args)
+        return
+    model, schedule, facts = _model(args)
+    run_training(model, args, schedule, facts)
+
+
+def _model(args: argparse.Namespace) -> tuple[DiT, PruningSchedule | None, dict[str, Any]]:
+    if args.init is None:
+        torch.manual_seed(args.seed)
+        model = DiT(_config(args))
+        model.initialize_weights()
+        return model, options.schedule_from(args), {}
+    given = [name for name in (*SHAPE, "layout") if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"--init brings the model's shape; leave out --{given[0].replace('_', '-')}")
+    loaded = load_checkpoint(options.model_path(args.init), dtype=torch.float32)
+    check_fits(loaded, args.init)
+    before = {"name": Path(args.init).name, "metadata": loaded.metadata}
+    return owned(loaded.model), options.schedule_from(args, loaded.schedule), {"init": before}
+
+
+def owned(model: DiT) -> DiT:
+    """The model with weights of its own: those of a loaded one are its file, mapped."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    return model
+
+
+def _config(args: argparse.Namespace) -> DiTConfig:
+    shape = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in SHAPE.items()}
+    return DiTConfig(
+        input_size=(SIDE, SIDE),
+        patch_size=int(shape["patch_size"]),
+        in_channels=3,
+        hidden_size=int(shape["hidden_size"]),
+        depth=int(shape["depth"]),
+        num_heads=int(shape["heads"]),
+        mlp_ratio=shape["mlp_ratio"],
+        num_classes=len(CLASS_NAMES),
+        learn_sigma=False,
+        layout=None if args.layout is None else SegmentLayout.parse(args.layout),
+    )
+
+
+def _classifier(args: argparse.Namespace) -> None:
+    with tqdm(total=args.classifier_steps, unit=" steps", dynamic_ncols=True) as bar:
+
+        def progress(done: int, _: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update(done - bar.n)
+
+        steps, batch = args.classifier_steps, args.classifier_batch
+        _, record = train_classifier(args.classifier, steps=steps, batch=batch, seed=args.seed, progress=progress)
+    clean, noisy = record["heldout_accuracy"], record["noisy_accuracy"]
+    print(f"{args.classifier}: accuracy on held-out pictures {100 * clean:.2f} %, with noise {100 * noisy:.2f} %")

@@ -1,0 +1,250 @@
+"""Noise and labels in, pictures and an account of every evaluation out: the one sampling of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Loaded
+from .cost import macs
+from .diffusion import (
+    Diffusion,
+    ModelFn,
+    diffusion_time,
+    sample_ddim,
+    sample_ddpm,
+    sample_flow,
+    seeded_generators,
+    with_guidance,
+)
+from .dit import DiT
+from .schedule import PruningSchedule
+from .tokens import Grid, default_sparse_grid
+
+Sampler = Literal["ddim", "ddpm", "euler", "heun"]
+SAMPLERS: dict[str, tuple[Sampler, ...]] = {"eps": ("ddim", "ddpm"), "flow": ("euler", "heun")}
+"""Samplers by what the model predicts, the default first."""
+
+_PICTURES_PER_SEED = 1_000_003  # a prime: seeds stay apart in the 32 bits that torch's CPU generator takes
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How pictures are sampled.
+
+    ``steps``           steps of the sampler; heun evaluates the model ``2 * steps - 1`` times
+    ``sampler``         None takes the first of :data:`SAMPLERS` that fits the model
+    ``cfg``             guidance scale; 1 runs the conditional half alone
+    ``guided_channels`` channels that guidance moves: the official code's 3, or None for all
+    ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
+    ``batch``           pictures evaluated together
+    """
+
+    steps: int = 20
+    sampler: Sampler | None = None
+    cfg: float = 1.0
+    guided_channels: int | None = 3
+    schedule: PruningSchedule | None = None
+    batch: int = 50
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps is {self.steps} and batch is {self.batch}; both must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of the model: diffusion time (1 noise), its sparse grid, MACs of one picture, seconds of all."""
+
+    time: float
+    grid: Grid | None
+    macs: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, MACs and FLOPs."""
+        grid = None if self.grid is None else list(self.grid)
+        return {"time": self.time, "grid": grid, "macs": self.macs, "flops": 2 * self.macs, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """``images`` (B, C, H, W) float32 in the model's own space, and its evaluations in their order.
+
+    MACs are of one picture, guidance included; seconds are those of all pictures.
+    """
+
+    images: Tensor
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def macs(self) -> int:
+        """Executed MACs of one picture."""
+        return sum(evaluation.macs for evaluation in self.evaluations)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in the model for all pictures."""
+        return sum(evaluation.seconds for evaluation in self.evaluations)
+
+
+def picture_seeds(count: int, seed: int) -> list[int]:
+    """One seed for every picture: picture i of a seed is the same in every batch and count."""
+    return [seed * _PICTURES_PER_SEED + index for index in range(count)]
+
+
+def initial_noise(loaded: Loaded, count: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+    """Noise (count, C, H, W) float32; ``size`` is (height, width) in pixels, None the model's own.
+
+    ``ValueError`` where the size is no multiple of the pixels that one position of the latent stands for.
+    """
+    factor = loaded.latent.factor
+    height, width = loaded.config.input_size if size is None else (side // factor for side in size)
+    if size is not None and (min(size) < factor or size[0] % factor or size[1] % factor):
+        raise ValueError(f"picture size {size[1]}x{size[0]} is no multiple of {factor} pixels, the latent's factor")
+    shape = (loaded.latent.channels, height, width)
+    return torch.stack([torch.randn(shape, generator=g) for g in seeded_generators(picture_seeds(count, seed))])
+
+
+def sample(
+    loaded: Loaded,
+    noise: Tensor,
+    labels: Tensor,
+    options: SampleOptions | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> Samples:
+    """Turn noise (B, C, H, W) into pictures of the classes ``labels`` (B,), on the model's device.
+
+    ``seed`` is that of the noise a stochastic sampler adds; ``progress`` is called with the pictures of a batch
+    after each of its evaluations. ``ValueError`` for a label, sampler or schedule that the model does not have.
+    """
+    options = options or SampleOptions()
+    options = replace(options, sampler=_sampler(loaded, options.sampler))
+    _check(loaded, noise, labels, options)
+    generators = seeded_generators([s + 1_000_000_007 for s in picture_seeds(len(noise), seed)])
+    images: list[Tensor] = []
+    records: list[list[Evaluation]] = []
+    for first in range(0, len(noise), options.batch):
+        part = slice(first, first + options.batch)
+        recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
+        images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
+        records.append(recorder.evaluations)
+    merged = (replace(group[0], seconds=sum(e.seconds for e in group)) for group in zip(*records, strict=True))
+    return Samples(torch.cat(images), tuple(merged))
+
+
+class _Recorder:
+    """The model as samplers see it; picks the grid of each evaluation and keeps an account of it."""
+
+    def __init__(
+        self, loaded: Loaded, size: Sequence[int], options: SampleOptions, progress: Callable[[int], object] | None
+    ) -> None:
+        self.loaded, self.size, self.progress = loaded, (size[0], size[1]), progress
+        self.model: DiT = loaded.model
+        self.dense = self.model.token_grid(*self.size)
+        self.schedule = options.schedule or loaded.schedule
+        self.evaluations: list[Evaluation] = []
+        self._macs: dict[Grid | None, int] = {}
+        self.weight = self.model.x_embedder.proj.weight
+
+    def grid(self, moment: float) -> Grid | None:
+        """The sparse grid at a diffusion time; None for a dense model."""
+        config = self.loaded.config
+        if config.layout is None:
+            return None
+        if self.schedule is None:
+            return default_sparse_grid(self.dense, config.sparse_side)
+        return self.schedule.grid(moment, self.dense)
+
+    def macs(self, grid: Grid | None) -> int:
+        """Executed MACs of one pass of one picture."""
+        if grid not in self._macs:
+            self._macs[grid] = macs(self.loaded.config, self.size, sparse_grid=grid, factor=1).total
+        return self._macs[grid]
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor, pictures: int) -> Tensor:
+        moment = diffusion_time(t, self.loaded.prediction)
+        grid = self.grid(moment)
+        start = _clock(x.device)
+        with torch.no_grad():
+            output: Tensor = self.model(x.to(self.weight.dtype), t, y, sparse_grid=grid)
+        seconds = _clock(x.device) - start
+        self.evaluations.append(Evaluation(moment, grid, self.macs(grid) * len(x) // pictures, seconds))
+        if self.progress is not None:
+            self.progress(pictures)
+        return output.float()
+
+
+def _run(
+    recorder: _Recorder,
+    noise: Tensor,
+    labels: Tensor,
+    options: SampleOptions,
+    generators: list[torch.Generator],
+) -> Tensor:
+    loaded, device = recorder.loaded, recorder.weight.device
+    noise, labels = noise.to(device), labels.to(device)
+    model_fn: ModelFn = with_guidance(
+        lambda x, t, y: recorder(x, t, y, len(noise)),
+        labels,
+        loaded.config.num_classes,
+        options.cfg,
+        channels=options.guided_channels,
+    )
+    if options.sampler in ("euler", "heun"):
+        return sample_flow(model_fn, noise, options.steps, method=options.sampler)
+    walk: Callable[..., Tensor] = sample_ddpm if options.sampler == "ddpm" else sample_ddim
+    return walk(Diffusion(str(options.steps)), model_fn, noise, generator=generators)
+
+
+def _sampler(loaded: Loaded, wanted: Sampler | None) -> Sampler:
+    fitting = SAMPLERS[loaded.prediction]
+    if wanted is not None and wanted not in get_args(Sampler):
+        raise ValueError(f"unknown sampler {wanted!r}; choose one of {', '.join(get_args(Sampler))}")
+    if wanted is not None and wanted not in fitting:
+        raise ValueError(
+            f"sampler {wanted} does not fit a model that predicts {loaded.prediction!r}; use {' or '.join(fitting)}"
+        )
+    return wanted or fitting[0]
+
+
+def _check(loaded: Loaded, noise: Tensor, labels: Tensor, options: SampleOptions) -> None:
+    config = loaded.config
+    if noise.ndim != 4 or noise.shape[1] != config.in_channels or labels.shape != noise.shape[:1] or not len(noise):
+        raise ValueError(
+            f"found noise {tuple(noise.shape)} and labels {tuple(labels.shape)}; expected "
+            f"(B, {config.in_channels}, H, W) and (B,) with B of 1 or more"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= config.num_classes:
+        raise ValueError(f"the classes of this model are 0 .. {config.num_classes - 1}, found {labels.tolist()[:10]}")
+    if options.cfg != 1.0 and not config.null_class:
+        raise ValueError(f"guidance {options.cfg:g} needs a null class, which this model does not have; use 1")
+    if options.schedule is not None and config.layout is None:
+        raise ValueError(
+            "a pruning schedule was given but the model is dense; convert it first: sparsedit convert --help"
+        )
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, after everything queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def grid_counts(samples: Samples) -> dict[str, int]:
+    """How many evaluations ran on each sparse grid, in the order of the sampling; empty for a dense model."""
+    return dict(Counter(f"{e.grid[0]}x{e.grid[1]}" for e in samples.evaluations if e.grid is not None))
+
+
+def evaluation_count(options: SampleOptions) -> int:
+    """Evaluations of the model in one sampling; guidance is inside them."""
+    return 2 * options.steps - 1 if options.sampler == "heun" else options.steps
