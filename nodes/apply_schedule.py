@@ -55,7 +55,7 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
         note = outside_note(schedule, info.config, info.schedule)
         if note:
             log.warning("SparseDiT Apply Schedule: %s", note)
-        show_text(note, cls.hidden.unique_id)
+        show_text(note, cls)
         patched = model.clone()
         attach_schedule(patched, schedule)
         return io.NodeOutput(patched)

@@ -52,7 +52,7 @@ class SparseDiTClassLabel(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, classes: str, model: Any = None) -> io.NodeOutput:
         names, count = known_classes(None if model is None else sparsedit_info(model))
         numbers = parse_labels(classes, names, count)
-        show_text(_told(numbers, names), cls.hidden.unique_id)
+        show_text(_told(numbers, names), cls)
         return io.NodeOutput(conditioning(torch.tensor(numbers)), conditioning(None))
 
 

@@ -80,7 +80,7 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
         )
         dense = preview_grid(preview_tokens, model, latent)
         picture = to_image(draw_schedule(schedule, dense, title=_title(preset)))
-        show_text(summary(schedule, dense, model), cls.hidden.unique_id)
+        show_text(summary(schedule, dense, model), cls)
         return io.NodeOutput(schedule, picture, ui=ui.PreviewImage(picture, cls=cls))
 
 

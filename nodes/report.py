@@ -47,7 +47,7 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
     def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
         attached, info = attached_to(model), sparsedit_info(model)
         like = info.source, info.config, attached.schedule
-        runs = find(attached.token, like, ancestors(cls.hidden.dynprompt, cls.hidden.unique_id))
+        runs = find(attached.token, like, sampled_by(cls.hidden))
         if not runs:
             raise ValueError(
                 "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "
@@ -55,17 +55,16 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
             )
         text = "\n\n".join(run.text() for run in runs)
         pictures = torch.cat([to_image(draw_run(run)) for run in runs])
-        show_text(_headline(runs), cls.hidden.unique_id)
+        show_text(_headline(runs), cls)
         report = json.dumps({"runs": [run.to_json() for run in runs]}, indent=1)
         return io.NodeOutput(latent, text, pictures, report, ui=ui.PreviewImage(pictures, cls=cls))
 
 
-def ancestors(dynprompt: Any, node_id: str | None) -> set[str] | None:
-    """All nodes the results of which go into ``node_id``; ``None`` outside a prompt."""
-    if dynprompt is None or node_id is None:
+def sampled_by(hidden: Any) -> set[str] | None:
+    """All nodes whose results lead to the node of ``hidden``; ``None`` outside a prompt."""
+    if hidden is None:
         return None
-    found: set[str] = set()
-    waiting = [node_id]
+    dynprompt, found, waiting = hidden.dynprompt, set(), [hidden.unique_id]
     while waiting:
         inputs = dynprompt.get_node(waiting.pop())["inputs"].values()
         links = {value[0] for value in inputs if isinstance(value, list) and len(value) == 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from comfy_api.latest import io
 from PIL.Image import Image
 from server import PromptServer
 from torch import Tensor
@@ -14,8 +15,8 @@ def to_image(picture: Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)[None]
 
 
-def show_text(text: str, node_id: str | None) -> None:
-    """Write ``text`` on the node; nothing happens where no server runs (scripts, tests)."""
+def show_text(text: str, node: type[io.ComfyNode]) -> None:
+    """Write ``text`` on ``node``; nothing happens where no server runs (scripts, tests)."""
     server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+    if server is not None and node.hidden is not None:
+        server.send_progress_text(text, node.hidden.unique_id)

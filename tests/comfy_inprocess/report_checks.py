@@ -1,0 +1,115 @@
+"""The account of a run: complete, the same from run to run but for the seconds, and of the right runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from comfy_pack import node, pack
+from load_checks import error_of
+from sampling import sample
+from scheduled import apply, load, load_dense, records, schedule, spied
+
+
+def report(model: Any) -> dict[str, Any]:
+    """Text, picture and parsed JSON of the report node."""
+    latent = {"samples": torch.zeros(1, 4, 2, 2)}
+    same, text, picture, data = node("SparseDiTReport").execute(model=model, latent=latent).result
+    assert same is latent
+    return {"text": text, "picture": picture, "json": json.loads(data)}
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+
+
+def check_every_evaluation_is_in_the_report() -> None:
+    wanted = schedule()
+    model, calls = spied(apply(load(), wanted))
+    sample(model, (1, 2), batch=2, sampler="heun", steps=3)
+    (run,) = report(model)["json"]["runs"]
+    assert [row["timestep"] for row in run["evaluations"]] == [t for t, *_ in calls]
+    assert [tuple(row["sparse_grid"]) for row in run["evaluations"]] == [grid for _, grid, *_ in calls]
+    assert all(row["images"] == 4 for row in run["evaluations"])
+    cost = pack("sparsedit_core.cost")
+    config = model.model.sparsedit.config
+    for row in run["evaluations"]:
+        one = cost.macs(config, (16, 16), sparse_grid=tuple(row["sparse_grid"]), factor=1)
+        assert row["macs"] == 4 * one.total
+        assert row["flops"] == 8 * one.total
+        assert row["seconds"] > 0
+        assert math.isclose(row["time"], row["timestep"] / 999)
+    assert run["macs"] == sum(row["macs"] for row in run["evaluations"])
+    assert 0 < run["ratio_to_dense"] < 1
+
+
+def check_seeds_change_nothing_but_the_seconds() -> None:
+    reports = []
+    for seed in (1, 2):
+        model = apply(load(), schedule())
+        sample(model, seed=seed, steps=3)
+        reports.append(report(model))
+    first, second = reports
+    assert without_seconds(first["json"]) == without_seconds(second["json"])
+    assert torch.equal(first["picture"], second["picture"])
+    assert first["picture"].shape == (1, 420, 900, 3)
+    assert "% of dense" in first["text"]
+
+
+def check_halves_computed_apart_are_one_evaluation() -> None:
+    together, apart = apply(load(), schedule()), apply(load(), schedule())
+    sample(together, steps=3)
+    apart.add_object_patch("memory_required", lambda *args, **kwargs: 1e18)
+    spy, calls = spied(apart)
+    sample(spy, steps=3)
+    assert {shape[0] for _, _, shape, _ in calls} == {1}
+    assert without_seconds(report(spy)["json"]) == without_seconds(report(together)["json"])
+
+
+def check_dense_models_report_too() -> None:
+    model = load_dense()
+    sample(model, steps=2)
+    (run,) = report(model)["json"]["runs"]
+    assert run["ratio_to_dense"] == 1
+    assert run["layout"] is None
+    assert run["evaluations"][0]["sparse_grid"] is None
+
+
+def check_no_run_says_what_to_connect() -> None:
+    assert "connect the MODEL" in error_of(lambda: report(apply(load(), schedule())))
+
+
+def check_only_the_samplers_before_the_report_count() -> None:
+    runs, run = pack("nodes.runs"), pack("nodes.report")
+    model = apply(load(), schedule())
+    sample(model, steps=2)
+    record = records(model)[0]
+    like = record.source, record.config, record.schedule
+    for prompt, sampler in (("old", "3"), ("old", "5.0.1"), ("new", "3"), ("new", "4")):
+        runs.publish(runs.Published("token", prompt, sampler, record))
+    graph = {
+        "9": {"inputs": {"model": ["1", 0], "latent": ["7", 0]}},
+        "7": {"inputs": {"samples": ["3", 0], "mask": ["5", 0], "size": [1, 2]}},
+        "3": {"inputs": {"seed": 1}}, "5": {"inputs": {}}, "4": {"inputs": {}}, "1": {"inputs": {}},
+    }  # fmt: skip
+    dynprompt = SimpleNamespace(get_node=graph.__getitem__, has_node=graph.__contains__)
+    before = run.sampled_by(SimpleNamespace(dynprompt=dynprompt, unique_id="9"))
+    assert before == {"1", "7", "3", "5"}
+    assert len(runs.find("token", like, before)) == 2, "the newest of 3, and the old one of 5"
+    assert len(runs.find("a token that is gone", like, before)) == 2
+    assert runs.find("a token that is gone", ("other", *like[1:]), before) == []
+
+
+def check_the_registry_is_bounded() -> None:
+    runs = pack("nodes.runs")
+    model = load_dense()
+    sample(model, steps=1)
+    published = runs.Published("many", "", "", records(model)[0])
+    for _ in range(2 * runs.KEPT_RUNS):
+        runs.publish(published)
+    assert len(runs.find("many", ("", None, None))) == runs.KEPT_RUNS
