@@ -42,7 +42,8 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
             raise ValueError(
-                f"hidden size {self.hidden_size} cannot be split into {self.num_heads} heads; give a number of heads that divides it"
+                f"hidden size {self.hidden_size} cannot be split into {self.num_heads} heads; give a number of heads "
+                "that divides it"
             )
         if self.hidden_size % 4:
             raise ValueError(f"hidden size {self.hidden_size} is no multiple of 4, which the 2-D position table needs")
@@ -77,7 +78,9 @@ class DiTConfig:
         """The inverse of :meth:`to_json`; unknown names are an error, so that a newer file is not half understood."""
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"model config has unknown entries {sorted(unknown)}; the file needs a newer SparseDiT version")
+            raise ValueError(
+                f"model config has unknown entries {sorted(unknown)}; the file needs a newer SparseDiT version"
+            )
         values = dict(data)
         if "input_size" in values:
             values["input_size"] = (int(values["input_size"][0]), int(values["input_size"][1]))

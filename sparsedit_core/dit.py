@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import DiTConfig
 from .layers import TORCH_OPS, Attention, LabelEmbedder, PatchEmbed, TimestepEmbedder, attend, modulate
-from .layout import Role, SegmentLayout
+from .layout import SegmentLayout
 from .sdtm import Block, walk
 from .tokens import Grid, check_grid, default_sparse_grid, resample_positions, sincos_table
 
@@ -56,13 +56,13 @@ class DiT(nn.Module):
         # float32 whatever the weights are: a table must not be rounded to fp8, and it is cast where it is used
         tokens = config.grid[0] * config.grid[1]
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, dim, device=device), requires_grad=False)
-        roles: tuple[Role, ...] = config.layout.roles if config.layout else ("dense",) * config.depth
+        self._walk_layout = config.layout or SegmentLayout(0, (), config.depth)
         eps2 = 1e-5 if diffusers else 1e-6
         self.blocks = nn.ModuleList(
-            Block(role, dim, config.num_heads, config.mlp_hidden, norm2_eps=eps2, attention=attention, **kw) for role in roles
+            Block(role, dim, config.num_heads, config.mlp_hidden, norm2_eps=eps2, attention=attention, **kw)
+            for role in self._walk_layout.roles
         )
         self.final_layer = FinalLayer(dim, config.patch_size**2 * config.out_channels, **kw)
-        self._walk_layout = config.layout or SegmentLayout(0, (), config.depth)
 
     @property
     def layout(self) -> SegmentLayout | None:
@@ -92,7 +92,7 @@ class DiT(nn.Module):
         tokens = walk(blocks, self._walk_layout, tokens, c, dense, sparse, again)
         patches = self.final_layer(tokens, c)  # (B, N, p*p*O)
         p = self.config.patch_size
-        image = rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=dense[0], w=dense[1], p=p, q=p)
+        image: Tensor = rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=dense[0], w=dense[1], p=p, q=p)
         return image[..., :height, :width]
 
     def _sparse_grid(self, dense: Grid, wanted: Grid | None) -> Grid:

@@ -76,20 +76,17 @@ class SegmentLayout:
     @property
     def roles(self) -> tuple[Role, ...]:
         """The role of every block, in the order of the dense model."""
-        roles: list[Role] = ["pooled"] * self.bottom
-        for generation, sparse, recovery, dense in self.modules:
-            roles += ["generation"] * generation + ["sparse"] * sparse + ["recovery"] * recovery + ["dense"] * dense
-        return (*roles, *["dense"] * self.top)  # type: ignore[arg-type]
+        return tuple(role for role, start, end in self.runs() for _ in range(start, end))
 
     def runs(self) -> Iterator[tuple[Role, int, int]]:
-        """Consecutive blocks of one role inside one segment: ``(role, first block, end block)``, empty ones left out."""
+        """Consecutive blocks of one role in one segment: ``(role, first block, end block)``, empty ones left out."""
         start = 0
         groups: list[tuple[Role, int]] = [("pooled", self.bottom)]
         for module in self.modules:
             groups += zip(ROLES[1:], module, strict=True)
         for role, count in [*groups, ("dense", self.top)]:
             if count:
-                yield role, start, start + count  # type: ignore[misc]
+                yield role, start, start + count
             start += count
 
     def check_depth(self, depth: int) -> None:

@@ -20,7 +20,16 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, role: Role, dim: int, heads: int, mlp_hidden: int, *, norm2_eps: float, ops: Any, attention: Attention, **kw: Any
+        self,
+        role: Role,
+        dim: int,
+        heads: int,
+        mlp_hidden: int,
+        *,
+        norm2_eps: float,
+        ops: Any,
+        attention: Attention,
+        **kw: Any,
     ) -> None:
         super().__init__()
         self.role: Role = role
@@ -46,10 +55,8 @@ class Block(nn.Module):
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
         h = modulate(self.norm1(x), shift1, scale1)
-        if context is None:
-            h = self.attn(h)
-        else:
-            h = self.attn(h, modulate(self.norm1(context), shift1, scale1))
+        others = () if context is None else (modulate(self.norm1(context), shift1, scale1),)
+        h = self.attn(h, *others)
         x = torch.addcmul(x, gate1, h)
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -58,8 +65,8 @@ class Block(nn.Module):
 
         float16 adds in float32: both terms can be large and of opposite sign.
         """
-        up = upsample(self.merged_layer1(sparse), sparse_grid, dense_grid)
-        kept = self.merged_layer2(shortcut)
+        up: Tensor = upsample(self.merged_layer1(sparse), sparse_grid, dense_grid)
+        kept: Tensor = self.merged_layer2(shortcut)
         if up.dtype == torch.float16:
             return (up.float() + kept.float()).half()
         return up + kept
@@ -78,7 +85,8 @@ def walk(
 
     The shortcut of a module is the dense map that enters it; every generation block reads it again, and so does
     every recovery block (the second one starts from dense tokens, so its upsampling is the identity).
-    ``positions`` (1, N, D), if given, is added again at both transitions (PAPERS 1.5).
+    ``positions`` (1, N, D), if given, is added again at both transitions, by the pooling and by the first recovery
+    block of a module (PAPERS 1.5).
     """
     shortcut, grid = x, dense
     pool = Pooling(dense, sparse, x.device)
@@ -88,11 +96,12 @@ def walk(
             x = pool(x)
             if positions is not None:
                 x = x + pool(positions)
-        for block in blocks[start:end]:
+        for number, block in enumerate(blocks[start:end]):
             if role == "generation":
                 x = block(x, c, shortcut)
             elif role == "recovery":
-                x, grid = recover(block, x, c, shortcut, grid, dense, positions), dense
+                again = positions if number == 0 else None
+                x, grid = recover(block, x, c, shortcut, grid, dense, again), dense
             else:
                 x = block(x, c)
     return x
