@@ -25,14 +25,18 @@ def convert_config(config: DiTConfig, layout: SegmentLayout, *, sparse_side: int
     return replace(config, layout=layout, sparse_side=sparse_side)
 
 
+def qkv_rows(role: Role, dim: int) -> dict[str, tuple[int, int]]:
+    """Rows (start, end) of a fused q | k | v of 3 * ``dim`` rows that each projection of this role takes over."""
+    if role == "pooled":
+        return {"v": (2 * dim, 3 * dim)}
+    if role in ("generation", "recovery"):
+        return {"q": (0, dim), "kv": (dim, 3 * dim)}
+    return {"qkv": (0, 3 * dim)}
+
+
 def split_qkv(role: Role, qkv: Tensor) -> dict[str, Tensor]:
     """The projections that a block of this role keeps of a fused q | k | v (weight or bias)."""
-    dim = qkv.shape[0] // 3
-    if role == "pooled":
-        return {"v": qkv[2 * dim :]}
-    if role in ("generation", "recovery"):
-        return {"q": qkv[:dim], "kv": qkv[dim:]}
-    return {"qkv": qkv}
+    return {name: qkv[start:end] for name, (start, end) in qkv_rows(role, qkv.shape[0] // 3).items()}
 
 
 def convert_state(
@@ -56,7 +60,8 @@ def convert_state(
         if role == "recovery":
             like = state[f"blocks.{i}.attn.proj.weight"]
             for name, one in (("merged_layer1", fusion == "identity"), ("merged_layer2", fusion == "official")):
-                result[f"blocks.{i}.{name}.weight"] = torch.eye(like.shape[0]).to(like) * one
+                # scaled before the cast: float8 has no multiplication
+                result[f"blocks.{i}.{name}.weight"] = (torch.eye(like.shape[0]) * one).to(like)
                 result[f"blocks.{i}.{name}.bias"] = torch.zeros_like(like[0])
     return result
 

@@ -1,0 +1,39 @@
+"""The ComfyUI nodes. No method is computed here: that is sparsedit_core's."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply_schedule import SparseDiTApplySchedule
+from .class_label import SparseDiTClassLabel
+from .convert import SparseDiTConvert
+from .guidance import SparseDiTGuidance
+from .load_checkpoint import SparseDiTLoadCheckpoint
+from .patch_model import SparseDiTPatchModel
+from .pruning_schedule import SparseDiTPruningSchedule
+from .report import SparseDiTReport
+from .save_checkpoint import SparseDiTSaveCheckpoint
+
+NODES: list[type[io.ComfyNode]] = [
+    SparseDiTLoadCheckpoint,
+    SparseDiTPruningSchedule,
+    SparseDiTApplySchedule,
+    SparseDiTPatchModel,
+    SparseDiTConvert,
+    SparseDiTSaveCheckpoint,
+    SparseDiTClassLabel,
+    SparseDiTGuidance,
+    SparseDiTReport,
+]
+
+
+class SparseDiTExtension(ComfyExtension):  # type: ignore[misc]
+    """Tells ComfyUI which nodes there are."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> SparseDiTExtension:
+    """Called by ComfyUI when it loads the pack."""
+    return SparseDiTExtension()

@@ -1,0 +1,45 @@
+"""Checkpoint files that the nodes offer: the bundled ones, diffusion_models and checkpoints."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+
+from ..sparsedit_core.bundled import BUNDLED, bundled_path
+
+FOLDERS = ("diffusion_models", "checkpoints")
+_BUNDLED = "bundled: "
+_SECOND = "checkpoints: "  # for a name that diffusion_models has too
+
+
+def checkpoint_names() -> list[str]:
+    """What a file widget offers; ComfyUI keeps the folder lists cached."""
+    first, second = (folder_paths.get_filename_list(folder) for folder in FOLDERS)
+    taken = set(first)
+    return [*(_BUNDLED + name for name in BUNDLED), *first, *(_SECOND * (name in taken) + name for name in second)]
+
+
+def checkpoint_path(name: str) -> str:
+    """The file of an offered name; ``ValueError`` if it is gone."""
+    if name.startswith(_BUNDLED):
+        try:
+            return str(bundled_path(name.removeprefix(_BUNDLED)))
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
+    folders = FOLDERS[1:] if name.startswith(_SECOND) else FOLDERS
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name.removeprefix(_SECOND))
+        if path is not None:
+            return str(path)
+    raise ValueError(
+        f"the checkpoint {name!r} is in neither models/diffusion_models nor models/checkpoints; put it there, or press "
+        "R in ComfyUI to refresh the list and choose another"
+    )
+
+
+def file_stamp(name: str) -> str:
+    """Changes when the file behind an offered name does, so that ComfyUI loads it again."""
+    path = checkpoint_path(name)
+    stat = os.stat(path)
+    return f"{path}:{stat.st_mtime_ns}:{stat.st_size}"

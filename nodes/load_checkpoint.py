@@ -1,0 +1,83 @@
+"""Node: a checkpoint file to a MODEL."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .files import checkpoint_names, checkpoint_path, file_stamp
+from .models import WEIGHT_DTYPES, build_patcher
+from .recipes import FileRecipe
+
+
+class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
+    """Loads DiT and SparseDiT checkpoints of every known layout."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SparseDiTLoadCheckpoint",
+            display_name="SparseDiT Load Checkpoint",
+            category="SparseDiT",
+            description=(
+                "Load a DiT or SparseDiT checkpoint: the original DiT .pt files, SparseDiT training checkpoints, "
+                "diffusers DiT files, files saved by this pack, or one of the two small models that come with it."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=checkpoint_names(),
+                    tooltip=(
+                        "A file from models/diffusion_models or models/checkpoints, or a bundled model (32x32 RGB "
+                        "pictures, made for trying things out: use it with the VAE 'pixel_space')."
+                    ),
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip=(
+                        "Number type the weights are kept in. 'default' lets ComfyUI choose for your device. "
+                        "fp8_e4m3fn takes a quarter of fp32's memory and loses some quality; bf16 and fp16 take half."
+                    ),
+                ),
+                io.Int.Input(
+                    "num_heads",
+                    default=0,
+                    min=0,
+                    max=128,
+                    optional=True,
+                    tooltip=(
+                        "Attention heads. 0 takes the number from the file or, where it does not say, the published "
+                        "one for the model's width (XL 16, L 16, B 12, S 6). A wrong number loads and gives noise."
+                    ),
+                ),
+                io.Int.Input(
+                    "sparse_side",
+                    default=0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    tooltip=(
+                        "Side of the sparse token grid, in tokens, that the checkpoint was trained with. 0 takes it "
+                        "from the file, or the official 8 where the file does not say. Ignored by dense models and "
+                        "wherever a pruning schedule decides the grid."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip="The model. If the file holds the pruning schedule it was trained with, that is applied."
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **_others: object) -> str:
+        return file_stamp(checkpoint)
+
+    @classmethod
+    def execute(
+        cls, checkpoint: str, weight_dtype: str, num_heads: int = 0, sparse_side: int = 0
+    ) -> io.NodeOutput:
+        recipe = FileRecipe(checkpoint_path(checkpoint), num_heads or None, sparse_side or None)
+        return io.NodeOutput(build_patcher(recipe, WEIGHT_DTYPES[weight_dtype]))

@@ -1,0 +1,104 @@
+"""Node: the weights of a SparseDiT checkpoint in the place of a dense DiT's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sparsedit_core.checkpoint import Checkpoint, CheckpointError
+from .carry import carry_over, refuse_bound_changes
+from .files import checkpoint_names, checkpoint_path, file_stamp
+from .info import SparseDiTInfo, dense_info
+from .models import build_from, model_dtype
+from .recipes import FileRecipe
+
+NAME = "SparseDiT Patch Model"
+_SAME = ("depth", "hidden_size", "num_heads", "patch_size", "in_channels", "num_classes", "null_class")
+
+
+class SparseDiTPatchModel(io.ComfyNode):  # type: ignore[misc]
+    """Makes a dense DiT workflow sparse without rebuilding it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SparseDiTPatchModel",
+            display_name=NAME,
+            category="SparseDiT",
+            description=(
+                "Replace the weights of a dense DiT by those of the SparseDiT that was trained from it. Sampling "
+                "settings, options and LoRAs of the model are kept; LoRAs made for the dense model act on the sparse "
+                "one. The dense MODEL itself is not changed."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="A dense DiT from SparseDiT Load Checkpoint, with or without LoRAs."),
+                io.Combo.Input(
+                    "checkpoint",
+                    options=checkpoint_names(),
+                    tooltip="The SparseDiT checkpoint: same depth, width and classes as the dense model.",
+                ),
+                io.Int.Input(
+                    "sparse_side",
+                    default=0,
+                    min=0,
+                    max=256,
+                    optional=True,
+                    tooltip=(
+                        "Side of the sparse token grid, in tokens, that the checkpoint was trained with. 0 takes it "
+                        "from the file, or the official 8 where the file does not say."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    tooltip=(
+                        "The sparse model with everything that was applied to the dense one. If the file holds the "
+                        "pruning schedule it was trained with, that is applied."
+                    )
+                )
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **_others: object) -> str:
+        return file_stamp(checkpoint)
+
+    @classmethod
+    def execute(cls, model: Any, checkpoint: str, sparse_side: int = 0) -> io.NodeOutput:
+        dense = dense_info(model, NAME)
+        refuse_bound_changes(model, NAME)
+        recipe, record = _read(FileRecipe(checkpoint_path(checkpoint), None, sparse_side or None), dense)
+        _check_fit(dense, record, recipe.source)
+        patched = build_from(record, recipe, model_dtype(model))
+        carry_over(model, patched)
+        return io.NodeOutput(patched)
+
+
+def _read(recipe: FileRecipe, dense: SparseDiTInfo) -> tuple[FileRecipe, Checkpoint]:
+    """Official files do not store the number of heads, so they get the dense model's; files that do, keep theirs."""
+    with_heads = FileRecipe(recipe.path, dense.config.num_heads, recipe.sparse_side)
+    try:
+        return with_heads, with_heads.read()
+    except CheckpointError as first:
+        try:
+            return recipe, recipe.read()
+        except CheckpointError:
+            raise first from None
+
+
+def _check_fit(dense: SparseDiTInfo, sparse: Checkpoint, source: str) -> None:
+    """Raise ``ValueError`` unless the checkpoint is a SparseDiT of the dense model's architecture."""
+    if sparse.layout is None:
+        raise ValueError(
+            f"{source} is a dense DiT, expected a SparseDiT checkpoint; choose one, or make one from this model with "
+            "SparseDiT Convert"
+        )
+    pairs = [(name, getattr(dense.config, name), getattr(sparse.config, name)) for name in _SAME]
+    pairs += [("prediction", dense.prediction, sparse.prediction), ("latent", dense.latent, sparse.latent)]
+    wrong = [f"{name} {theirs} instead of {ours}" for name, ours, theirs in pairs if ours != theirs]
+    if wrong:
+        raise ValueError(
+            f"{source} does not fit the model {dense.source}: it has {', '.join(wrong)}; choose the SparseDiT that was "
+            "trained from this model"
+        )

@@ -1,0 +1,47 @@
+"""Calling a MODEL: one evaluation, or a run of ComfyUI's sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def evaluate(model: Any, x: Tensor, t: Tensor, y: Tensor, **keywords: Any) -> Tensor:
+    """The diffusion model's output for x (B, C, H, W), as ComfyUI calls it, weights loaded and patched."""
+    import comfy.model_management as mm
+
+    mm.load_models_gpu([model], force_full_load=True)
+    inner = model.model
+    with torch.no_grad():
+        out = inner.diffusion_model(x.to(inner.get_dtype_inference()), t, transformer_options={}, y=y, **keywords)
+    return out.float()
+
+
+def sample(
+    model: Any,
+    labels: Any = (1,),
+    *,
+    size: tuple[int, int] = (16, 16),
+    batch: int = 1,
+    steps: int = 4,
+    cfg: float = 3.0,
+    sampler: str = "euler",
+    scheduler: str = "normal",
+    denoise: float = 1.0,
+    seed: int = 5,
+    **keywords: Any,
+) -> Tensor:
+    """The latent of a run with classifier-free guidance, as KSampler makes it."""
+    import comfy.sample
+
+    channels = model.model.latent_format.latent_channels
+    latent = torch.zeros(batch, channels, *size)
+    noise = comfy.sample.prepare_noise(latent, seed)
+    positive = [[torch.zeros(1, 1, 1), {"class_label": torch.tensor(list(labels))}]]
+    negative = [[torch.zeros(1, 1, 1), {}]]
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=denoise, seed=seed,
+        disable_pbar=True, **keywords,
+    )  # fmt: skip
