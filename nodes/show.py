@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from comfy_api.latest import io
 from PIL.Image import Image
-from server import PromptServer
 from torch import Tensor
 
 
@@ -17,6 +18,6 @@ def to_image(picture: Image) -> Tensor:
 
 def show_text(text: str, node: type[io.ComfyNode]) -> None:
     """Write ``text`` on ``node``; nothing happens where no server runs (scripts, tests)."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and node.hidden is not None:
-        server.send_progress_text(text, node.hidden.unique_id)
+    running = sys.modules.get("server")  # not imported: outside a server that fails on ComfyUI 0.3.64
+    if running is not None and node.hidden is not None:
+        running.PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
