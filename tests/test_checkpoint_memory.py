@@ -83,10 +83,9 @@ def test_memory_of_a_small_training_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.xl
-def test_memory_of_an_xl_training_checkpoint(
-    request: pytest.FixtureRequest, tmp_path: Path, record_property: Any
-) -> None:
+def test_memory_of_an_xl_training_checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if "xl" not in (request.config.getoption("-m") or ""):
         pytest.skip("writes 11 GB; run with -m xl")
     ratios = check(tmp_path, XL)
-    record_property("growth in units of the average", ratios)
+    (tmp_path / "training.pt").unlink()
+    assert ratios["kept"]["total"] < 0.1
