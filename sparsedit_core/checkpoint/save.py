@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..atomic import replacing
 from ..dit import DiT
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
@@ -95,11 +95,8 @@ def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        save_file(tensors, temporary, metadata=header)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot save to {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -158,8 +158,8 @@ def _check(model: DiT, schedule: PruningSchedule | None, options: TrainOptions) 
             "grid each time is trained with, e.g. PruningSchedule(rate_noise=0.86, rate_clean=0.61)"
         )
     if model.layout is None and schedule is not None:
-        raise ValueError("a schedule was given but the model is dense; convert it first with convert_dense(model, layout)")
+        raise ValueError("a schedule was given but the model is dense; convert it first: convert_dense(model, layout)")
     if options.steps < 1 or options.batch < 1:
         raise ValueError(f"{options.pictures} pictures in batches of {options.batch} are no training step")
     if options.label_drop and not model.config.null_class:
-        raise ValueError("label_drop needs a null class, which this model's label table has no row for; use label_drop=0")
+        raise ValueError("label_drop needs a null class, which this label table has no row for; use label_drop=0")

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..atomic import replacing
 from .judge import Judge, accuracy, loss, noisy
 from .pictures import CLASS_NAMES, pictures
 
@@ -88,15 +88,8 @@ def save_judge(path: str | os.PathLike[str], judge: Judge, record: dict[str, Any
         **(record or {}),
     }
     tensors = {name: value.detach().float().contiguous() for name, value in judge.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=".tmp")
-    os.close(handle)
-    try:
+    with replacing(target) as temporary:
         save_file(tensors, temporary, metadata={"sparsedit": json.dumps(header)})
-        os.chmod(temporary, 0o644)  # mkstemp allows only the owner
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_judge(path: str | os.PathLike[str] | None = None) -> tuple[Judge, dict[str, Any]]:
