@@ -43,7 +43,7 @@ def row_sheet(rows: Sequence[Row], columns: Sequence[str] = (), *, title: str, b
     tall = max(height, int(26 + notes * 18)) + 2 * GAP
     words = [(row.title, _TITLE) for row in rows] + [(note, _NOTE) for row in rows for note in row.notes]
     left = MARGIN + int(max(text_width(text, size) for text, size in words)) + 24
-    names = [_two_lines(name, width) for name in columns]
+    names = [_two_lines(name, width - 6) for name in columns]
     top = HEAD + (17 * max((len(name) for name in names), default=0) + 8 if names else 0)
     count = max(len(row.pictures) for row in rows)
     wide = left + count * (width + GAP) + MARGIN - GAP

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import secrets
+import shlex
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
+from ..atomic import replacing
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
@@ -22,12 +22,8 @@ def write_bytes(path: Path, content: bytes) -> Path:
     if path.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; give a file name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -67,7 +63,7 @@ def check_ending(path: Path, ending: str) -> Path:
 
 def command_line(argv: Sequence[str]) -> str:
     """The command as it was called, folders of absolute paths left out: a shared file tells nothing of a machine."""
-    return " ".join(["sparsedit", *map(_relative, argv)])
+    return shlex.join(["sparsedit", *map(_relative, argv)])
 
 
 def _relative(word: str) -> str:

@@ -16,7 +16,7 @@ from ..sampling import SampleOptions, Samples, evaluation_count, sample
 @contextmanager
 def bar(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
     """A bar for as long as the block lasts; call what it gives with the amount done."""
-    with tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False) as progress:
+    with tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, leave=False, delay=0.5) as progress:
         yield progress.update
 
 

@@ -103,7 +103,7 @@ def _config(args: argparse.Namespace) -> DiTConfig:
 
 
 def _classifier(args: argparse.Namespace) -> None:
-    with tqdm(total=args.classifier_steps, unit=" steps", dynamic_ncols=True) as bar:
+    with tqdm(total=args.classifier_steps, unit=" steps", dynamic_ncols=True, delay=0.5) as bar:
 
         def progress(done: int, _: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)

@@ -35,7 +35,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     for item in fields(TrainOptions):
         default = item.default
-        if default is MISSING or not isinstance(default, (int, float)):
+        if default is MISSING or not isinstance(default, (int, float, str)):
             continue
         words = f"{HELP.get(item.name, item.name.replace('_', ' '))} (default {default})"
         flag = "--" + item.name.replace("_", "-")
@@ -59,7 +59,7 @@ def run_training(
     settings = training_options(args)
     metadata = {"command": command_line(args.argv), "steps": settings.steps, "versions": versions(), **(facts or {})}
     log = LossLog(args.out.with_suffix(".loss.csv"), settings)
-    with tqdm(total=settings.steps * settings.batch, unit=" pictures", dynamic_ncols=True) as bar:
+    with tqdm(total=settings.steps * settings.batch, unit=" pictures", dynamic_ncols=True, delay=0.5) as bar:
 
         def progress(seen: int, total: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
