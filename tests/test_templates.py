@@ -1,0 +1,117 @@
+"""The workflow templates: well-formed, equal to their API twins, and run in a real ComfyUI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stand_ins
+from comfy_env import PACK, ComfyUI, find_comfyui
+from comfy_server import Server, base_folder
+from PIL import Image
+
+TEMPLATES = sorted((PACK / "workflows").glob("*.json"))
+SAVED = {"SparseDiT quickstart": (10, (256, 256)), "SparseDiT DiT-XL-2 ImageNet": (4, (256, 256))}
+INSTALLED = find_comfyui()
+NOTES = ("Note", "MarkdownNote")
+
+
+def read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def api_twin(template: Path) -> dict[str, Any]:
+    return read(template.parent / "api" / template.name)
+
+
+def test_all_templates_are_there() -> None:
+    assert {file.stem for file in TEMPLATES} == set(SAVED)
+    assert {file.stem for file in (PACK / "workflows" / "api").glob("*.json")} == set(SAVED)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+def test_nodes_links_and_values_are_those_of_the_api_twin(template: Path) -> None:
+    workflow, api = read(template), api_twin(template)
+    nodes = {str(node["id"]): node for node in workflow["nodes"] if node["type"] not in NOTES}
+    assert {n: node["type"] for n, node in nodes.items()} == {n: item["class_type"] for n, item in api.items()}
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    for number, node in nodes.items():
+        linked = {port["name"]: links[port["link"]] for port in node["inputs"] if port.get("link") is not None}
+        inputs = api[number]["inputs"]
+        assert linked == {name: value for name, value in inputs.items() if isinstance(value, list)}
+        values = [value for value in inputs.values() if not isinstance(value, list)]
+        assert [value for value in values if value not in node.get("widgets_values", [])] == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+def test_nodes_do_not_overlap(template: Path) -> None:
+    title = 30
+    boxes = [(*node["pos"], *node["size"]) for node in read(template)["nodes"]]
+    for i, (x, y, w, h) in enumerate(boxes):
+        for X, Y, W, H in boxes[i + 1 :]:
+            assert x + w <= X or x >= X + W or y + h <= Y - title or y - title >= Y + H
+
+
+@pytest.fixture(scope="module", params=INSTALLED, ids=str)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    comfy: ComfyUI = request.param
+    base = tmp_path_factory.mktemp("server")
+    stand_ins.bundled(base_folder(base) / "sparsedit_core" / "bundled")
+    stand_ins.imagenet(base / "models" / "diffusion_models" / "DiT-XL-2-256x256.pt")
+    stand_ins.vae(comfy, base / "models" / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors")
+    with Server(comfy, base) as running:
+        yield running
+
+
+@pytest.mark.comfy
+@pytest.mark.skipif(not INSTALLED, reason="no ComfyUI found; set COMFYUI_PATH to a checkout to run these")
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+class TestInComfyUI:
+    def test_api_twin_runs(self, server: Server, template: Path) -> None:
+        check_outputs(server, template, server.queue(api_twin(template)))
+
+    def test_template_runs(self, server: Server, template: Path) -> None:
+        """The UI file, converted as the browser does; comfy-cli has the converter."""
+        convert = pytest.importorskip("comfy_cli.workflow_to_api").convert_ui_to_api
+        prompt = convert(read(template), server.get("/object_info"))
+        twin = api_twin(template)
+        assert {n: item["inputs"] for n, item in prompt.items()} == {n: item["inputs"] for n, item in twin.items()}
+        check_outputs(server, template, server.queue(prompt))
+
+    def test_another_seed_reports_the_same_but_for_the_seconds(self, server: Server, template: Path) -> None:
+        texts = []
+        for seed in (11, 12):
+            prompt = api_twin(template)
+            sampler = next(item for item in prompt.values() if item["class_type"] == "KSampler")
+            sampler["inputs"] |= {"seed": seed, "steps": 4}
+            (text,) = texts_of(server.queue(prompt))
+            texts.append(["".join(line.split()[:-1]) for line in text.splitlines()[2:-1]])
+        assert texts[0] == texts[1]
+        assert len(texts[0]) == 4 + 2
+
+
+def test_template_of_the_pack_is_offered(server: Server) -> None:
+    assert set(server.get("/workflow_templates")["sparsedit"]) == set(SAVED)
+
+
+def check_outputs(server: Server, template: Path, history: dict[str, Any]) -> None:
+    """Success, the expected saved pictures, a report in words and pictures."""
+    assert history["status"]["status_str"] == "success", history["status"]["messages"]
+    images = [image for output in history["outputs"].values() for image in output.get("images", [])]
+    saved = [image for image in images if image["type"] == "output"]
+    count, size = SAVED[template.stem]
+    assert len(saved) == count
+    for image in saved:
+        with Image.open(server.base / "output" / image["subfolder"] / image["filename"]) as picture:
+            assert picture.size == size
+            assert len(picture.getcolors(1 << 20) or []) > 20
+    assert len(images) > len(saved)
+    (text,) = texts_of(history)
+    assert "% of dense" in text
+
+
+def texts_of(history: dict[str, Any]) -> list[str]:
+    return [text for output in history["outputs"].values() for text in output.get("text", []) if "MACs" in text]
