@@ -25,7 +25,7 @@ def main() -> None:
     tops = {file.parts[0] for file in files if ".." not in file.parts}
     extra = {name for name in tops if name != "sparsedit_core" and not name.endswith(".dist-info")}
     if extra:
-        sys.exit(f"the installation puts {sorted(extra)} beside sparsedit_core; see [tool.setuptools] in pyproject.toml")
+        sys.exit(f"the installation also puts {sorted(extra)} at the top; see [tool.setuptools] in pyproject.toml")
     packed = {Path(*file.parts).as_posix() for file in files}
     for name in ("py.typed", "bundled/dense.safetensors", "bundled/sparsedit.safetensors", "bundled/judge.safetensors"):
         if f"sparsedit_core/{name}" not in packed:

@@ -5,11 +5,15 @@ Both stacks run the layers of a given model, so that shapes, weights and memory 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dit import DiT
-from ..layers import timestep_features
+from ..layers import SelfAttention, timestep_features
+from ..sdtm import Block
 
 
 def fused_attention(qkv: Tensor, heads: int) -> Tensor:
@@ -34,10 +38,10 @@ class BareStack(nn.Module):
         model = self.model
         tokens = model.x_embedder(x)
         c = condition(model, t, y, x)
-        for block in model.blocks:
-            block.adaLN_modulation[1](c)  # type: ignore[index, operator, union-attr]
-            tokens = block.attn.proj(fused_attention(block.attn.qkv(tokens), model.config.num_heads))  # type: ignore[union-attr, operator]
-            tokens = block.mlp.fc2(block.mlp.fc1(tokens))  # type: ignore[union-attr, operator]
+        for block, attn in dense_blocks(model):
+            block.adaLN_modulation[1](c)
+            tokens = attn.proj(fused_attention(attn.qkv(tokens), attn.heads))
+            tokens = block.mlp.fc2(block.mlp.fc1(tokens))
         model.final_layer.adaLN_modulation[1](c)
         return model.final_layer.linear(tokens)  # type: ignore[no-any-return]
 
@@ -53,19 +57,25 @@ class PlainStack(nn.Module):
         model = self.model
         tokens = model.x_embedder(x) + model.pos_embed.to(x.dtype)
         c = F.silu(condition(model, t, y, x))
-        for block in model.blocks:
-            modulation = block.adaLN_modulation[1](c)[:, None]  # type: ignore[index, operator, union-attr]
+        for block, attn in dense_blocks(model):
+            modulation = block.adaLN_modulation[1](c)[:, None]
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
             h = self.norm(tokens) * (1 + scale1) + shift1
-            h = block.attn.proj(fused_attention(block.attn.qkv(h), model.config.num_heads))  # type: ignore[union-attr, operator]
+            h = attn.proj(fused_attention(attn.qkv(h), attn.heads))
             tokens = tokens + gate1 * h
             h = self.norm(tokens) * (1 + scale2) + shift2
-            tokens = tokens + gate2 * block.mlp.fc2(F.gelu(block.mlp.fc1(h), approximate="tanh"))  # type: ignore[union-attr, operator]
+            tokens = tokens + gate2 * block.mlp.fc2(F.gelu(block.mlp.fc1(h), approximate="tanh"))
         shift, scale = model.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, dim=-1)
         return model.final_layer.linear(self.norm(tokens) * (1 + scale) + shift)  # type: ignore[no-any-return]
 
     def norm(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def dense_blocks(model: DiT) -> list[tuple[Block, SelfAttention]]:
+    """Every block of a dense model with its attention."""
+    blocks = cast(Sequence[Block], model.blocks)
+    return [(block, cast(SelfAttention, block.attn)) for block in blocks]
 
 
 def condition(model: DiT, t: Tensor, y: Tensor, x: Tensor) -> Tensor:

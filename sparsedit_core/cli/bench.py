@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..bench import BenchCase, Measurement, OpTime, measure_case, profile_case
+from ..bench import BenchCase, Measurement, Mode, OpTime, measure_case, profile_case
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
@@ -23,7 +23,7 @@ SUMMARY = "measure dense and sparse seconds per step side by side, with random w
 EXAMPLE = "sparsedit bench --models DiT-XL/2@512 --device cuda --batch 1 8 --modes eager compiled --json"
 
 CPU_MODELS, GPU_MODELS = ("DiT-B/2@512", "DiT-XL/2@256"), ("DiT-XL/2@256", "DiT-XL/2@512")
-MODES = ("eager", "compiled", "cuda-graphs")
+MODES: tuple[Mode, ...] = ("eager", "compiled", "cuda-graphs")
 HEADER = (
     "case", "dense ms", "sparse ms", "speed-up", "dense GMACs", "sparse GMACs", "MAC ratio", "reached",
     "dense/plain", "dense/bare",
@@ -109,7 +109,7 @@ def device_cases(args: argparse.Namespace, device: str) -> Iterator[BenchCase]:
     """Models x batches x modes on one device."""
     on_cpu = torch.device(device).type == "cpu"
     names = args.models or (["DiT-S/2@256"] if args.quick else CPU_MODELS if on_cpu else GPU_MODELS)
-    modes = args.modes or (["eager"] if on_cpu or args.quick else MODES)
+    modes: Sequence[Mode] = args.modes or (("eager",) if on_cpu or args.quick else MODES)
     if on_cpu and "cuda-graphs" in modes:
         raise ValueError('mode "cuda-graphs" needs a CUDA device; leave it out of --modes or give --device cuda')
     dtype = options.DTYPES[args.dtype or ("float32" if on_cpu else "bfloat16")]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -95,7 +95,8 @@ def train(
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
     )
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(options.ema))  # type: ignore[no-untyped-call]
+    averaged = cast(DiT, average.module)
     trained = metadata or {}
     smoothed = 0.0
     model.train()
@@ -119,8 +120,8 @@ def train(
             progress(seen, options.steps * options.batch, smoothed)
         if seen % options.save_every < options.batch or step + 1 == options.steps:
             record = {"train": asdict(options) | {"seen": seen, "loss": smoothed}, **trained}
-            save(average.module, out, schedule, record)
-    return average.module.eval()  # type: ignore[no-any-return]
+            save(averaged, out, schedule, record)
+    return averaged.eval()
 
 
 def batch_loss(
