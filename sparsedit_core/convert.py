@@ -45,7 +45,8 @@ def convert_state(
     """Dense state dict (our flat keys) to the SparseDiT one: slices of qkv plus the fusion layers.
 
     ``fusion="official"``: W1 = 0, W2 = I, so that only the attention of a recovery block reads the sparse tokens.
-    ``"identity"``: W1 = I, W2 = 0, which on the full grid and without Poolingformers is the dense model exactly.
+    ``"identity"``: W1 = I, W2 = 0, which on the full grid is the dense model exactly, if the layout has no
+    Poolingformer and one generation block a module (a second one reads the same dense map as the first).
     """
     roles = layout.roles
     result: dict[str, Tensor] = {}
