@@ -1,0 +1,69 @@
+"""The account of a sampling run: sums, words, JSON, picture."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from sparsedit_core.cost import macs
+from sparsedit_core.plots_run import draw_run
+from sparsedit_core.run_record import RunRecord, amount, measure
+from sparsedit_core.schedule import PruningSchedule
+
+SPARSE = tiny.config("1+1x[1,1,1,0]+1")
+SCHEDULE = PruningSchedule(0.9, 0.5, levels=None)
+
+
+def record(count: int = 4, seconds: float = 0.5) -> RunRecord:
+    times = [1 - i / count for i in range(count)]
+    grids = [SCHEDULE.grid(time, (4, 4)) for time in times]
+    pairs = zip(times, grids, strict=True)
+    rows = tuple(measure(SPARSE, time, 999 * time, (4, 4), grid, 6, seconds) for time, grid in pairs)
+    return RunRecord("a file", SPARSE, SCHEDULE, rows, seconds * count)
+
+
+def test_macs_are_those_of_the_cost_model_times_the_images():
+    (row, *_) = record().evaluations
+    assert row.macs == 6 * macs(SPARSE, (8, 8), sparse_grid=row.sparse, factor=1).total
+    assert row.dense_macs == 6 * macs(tiny.config(depth=5), (8, 8), factor=1).total
+
+
+def test_totals_and_json():
+    run = record()
+    data = json.loads(json.dumps(run.to_json()))
+    assert data["macs"] == run.macs == sum(row["macs"] for row in data["evaluations"])
+    assert data["flops"] == 2 * data["macs"]
+    assert data["ratio_to_dense"] == run.macs / run.dense_macs < 1
+    assert PruningSchedule.from_json(data["schedule"]) == SCHEDULE
+    assert len(data["evaluations"]) == 4
+
+
+def test_halves_join():
+    row = record().evaluations[0]
+    both = row.joined(row)
+    assert (both.images, both.macs, both.dense_macs) == (12, 2 * row.macs, 2 * row.dense_macs)
+    assert (both.time, both.sparse, both.seconds) == (row.time, row.sparse, 1.0)
+
+
+def test_words():
+    text = record().text()
+    assert text.count("\n") == 1 + 4 + 3
+    assert "1x1 = 1" in text
+    assert "% of dense" in text
+    assert "no evaluation" in RunRecord("a file", SPARSE, None, (), 0.0).text()
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0"), (999, "999"), (1234, "1.234 k"), (5e15, "5000 T")])
+def test_amounts(count, words):
+    assert amount(count) == words
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 250])
+def test_the_picture_does_not_show_seconds(count):
+    first, second = (np.asarray(draw_run(record(count, seconds))) for seconds in (0.5, 3.0))
+    assert first.shape == (420, 900, 3)
+    assert np.array_equal(first, second)
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 10
