@@ -29,6 +29,7 @@ def start(root: str) -> None:
     from comfy.cli_args import args
 
     args.cpu = True
+    args.use_pytorch_cross_attention = True  # what GPUs use; the CPU's default reads /proc and cannot be compiled
     import folder_paths
 
     scratch = Path(tempfile.mkdtemp(prefix="sparsedit-comfy-"))

@@ -34,7 +34,8 @@ def check_official_dit_and_sparsedit_files() -> None:
         state = model.state_dict()
         if model.layout is not None:
             state = formats.flat_to_sparsedit(state, model.layout)
-        name = files.save_raw(state, "official.pt", args={"num_heads": files.HEADS, "semantic_size": 3, "num_classes": 7})
+        args = {"num_heads": files.HEADS, "semantic_size": 3, "num_classes": files.CLASSES}
+        name = files.save_raw(state, "official.pt", args=args)
         loaded = run("SparseDiTLoadCheckpoint", checkpoint=name, weight_dtype="fp32")
         assert loaded.model.sparsedit.format == family
         torch.testing.assert_close(evaluate(loaded, x, t, y), core_output(model, x, t, y), rtol=1e-5, atol=1e-5)

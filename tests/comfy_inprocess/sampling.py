@@ -14,8 +14,9 @@ def evaluate(model: Any, x: Tensor, t: Tensor, y: Tensor, **keywords: Any) -> Te
 
     mm.load_models_gpu([model], force_full_load=True)
     inner = model.model
+    dtype = inner.manual_cast_dtype or inner.get_dtype()
     with torch.no_grad():
-        out = inner.diffusion_model(x.to(inner.get_dtype_inference()), t, transformer_options={}, y=y, **keywords)
+        out = inner.diffusion_model(x.to(dtype), t, transformer_options={}, y=y, **keywords)
     return out.float()
 
 
