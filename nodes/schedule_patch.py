@@ -26,6 +26,8 @@ from .runs import Published, publish
 from .sampling_time import diffusion_time, model_timestep
 
 KEY = "sparsedit"
+COMPILED = "torch.compile"
+"""Key of ComfyUI's own wrapper of compiled models."""
 FULL_DENSITY = PruningSchedule(rate_noise=0.0, rate_clean=0.0)
 """Every token at every time."""
 
@@ -124,13 +126,16 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         sparse = _sparse_grid(config, attached.schedule, moment, dense)
         if sparse is not None:
             kwargs["sparse_grid"] = sparse
-        started = time.perf_counter()
-        out = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         run = transformer_options.get(KEY)
-        if run is not None:
-            float(out.flatten()[0])  # waits for the device, whichever it is
-            seconds = time.perf_counter() - started
-            run.add(measure(config, moment, model_timestep(sampling, t), dense, sparse, x.shape[0], seconds))
+        if run is None:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        options, computed = _watched(transformer_options)
+        started = time.perf_counter()
+        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        float(out.flatten()[0])  # waits for the device, whichever it is
+        seconds = time.perf_counter() - started
+        images = x.shape[0] if computed else 0
+        run.add(measure(config, moment, model_timestep(sampling, t), dense, sparse, x.shape[0], images, seconds))
         return out
 
     return [
@@ -138,6 +143,24 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
         (WrappersMP.APPLY_MODEL, apply_model),
     ]
+
+
+def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[bool]]:
+    """Options with one more innermost wrapper, and a list that it makes non-empty: other nodes may answer from a cache.
+
+    Compiled models run as one piece, which a wrapper made for each call would compile anew: they count as computed.
+    """
+    wrappers = transformer_options.get("wrappers", {})
+    if COMPILED in wrappers.get(WrappersMP.APPLY_MODEL, {}):
+        return transformer_options, [True]
+    computed: list[bool] = []
+
+    def watch(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        computed.append(True)
+        return executor(*args, **kwargs)
+
+    inner = {**wrappers.get(WrappersMP.DIFFUSION_MODEL, {}), KEY: [watch]}
+    return {**transformer_options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}}, computed
 
 
 def _dense_grid(config: DiTConfig, x: Any) -> Grid:

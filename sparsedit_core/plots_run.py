@@ -29,7 +29,7 @@ def draw_run(run: RunRecord, *, size: tuple[int, int] = (900, 420)) -> Image.Ima
     for number, evaluation in enumerate(run.evaluations):
         x = LEFT + (number + 0.5) * slot
         top = _bar(canvas, evaluation, x, slot)
-        free_name = _if_room(canvas, _name(evaluation), (x, top - 5), free_name, "md", INK)
+        free_name = _if_room(canvas, evaluation.grid_name, (x, top - 5), free_name, "md", INK)
         free_time = _if_room(canvas, f"{evaluation.time:.3g}", (x, lower + 8), free_time, "ma", SOFT)
     words = "diffusion time of each evaluation, 1 noise, 0 image"
     canvas.text(((LEFT + size[0] - RIGHT) / 2, size[1] - 12), words, 12, SOFT, "md")
@@ -64,11 +64,6 @@ def _bar(canvas: Canvas, evaluation: Evaluation, x: float, slot: float) -> float
 def _height(canvas: Canvas, share: float) -> float:
     lower = canvas.height - BOTTOM
     return lower - share * (lower - UPPER - 24)
-
-
-def _name(evaluation: Evaluation) -> str:
-    rows, columns = evaluation.sparse or evaluation.dense
-    return f"{rows}x{columns}"
 
 
 def _if_room(

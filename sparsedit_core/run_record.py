@@ -18,8 +18,9 @@ class Evaluation:
 
     ``time``       1 noise, 0 image; ``timestep`` is what the model was given
     ``dense``      token grid (rows, columns) of the latent; ``sparse`` the sparse one, ``None`` in a dense model
-    ``images``     how many latents went through, both halves of guidance included
-    ``macs``       executed multiply-accumulates of all of them; ``dense_macs`` those of the dense model
+    ``images``     how many latents were evaluated, both halves of guidance included
+    ``macs``       executed multiply-accumulates of all of them, 0 where a cache answered instead of the model;
+                   ``dense_macs`` those of the dense model
     ``seconds``    wall time of the evaluation
     """
 
@@ -34,9 +35,15 @@ class Evaluation:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the sparse blocks."""
+        """Tokens of the sparse blocks; 0 where nothing was computed."""
         rows, columns = self.sparse or self.dense
-        return rows * columns
+        return rows * columns if self.macs else 0
+
+    @property
+    def grid_name(self) -> str:
+        """The grid as ``8x8``; a dash where nothing was computed."""
+        rows, columns = self.sparse or self.dense
+        return f"{rows}x{columns}" if self.macs else "-"
 
     def joined(self, other: Evaluation) -> Evaluation:
         """Both as one: halves of one evaluation that were computed apart."""
@@ -110,8 +117,7 @@ class RunRecord:
         layout = f"layout {self.config.layout}" if self.config.layout else "dense"
         lines = [f"{self.source}  ({layout})", " #   time  timestep  tokens             MACs   of dense  seconds"]
         for number, e in enumerate(self.evaluations, 1):
-            rows, columns = e.sparse or e.dense
-            tokens = f"{rows}x{columns} = {e.tokens}"
+            tokens = f"{e.grid_name} = {e.tokens}" if e.macs else "skipped"
             lines.append(
                 f"{number:2}  {e.time:5.3f}  {e.timestep:8.2f}  {tokens:14} {amount(e.macs):>8}  "
                 f"{100 * e.macs / e.dense_macs:6.1f} %  {e.seconds:7.3f}"
@@ -121,22 +127,30 @@ class RunRecord:
     def _totals(self) -> list[str]:
         if not self.evaluations:
             return ["no evaluation of the model"]
-        saved = self.dense_macs / self.macs
+        if not self.macs:
+            return ["every evaluation was skipped"]
         return [
             f"{len(self.evaluations)} evaluations: {amount(self.macs)} MACs ({amount(2 * self.macs)} FLOPs), dense "
             f"{amount(self.dense_macs)} MACs",
-            f"{100 * self.ratio:.1f} % of dense, {saved:.2f}x fewer MACs",
+            f"{100 * self.ratio:.1f} % of dense, {self.dense_macs / self.macs:.2f}x fewer MACs",
             f"{self.seconds:.2f} seconds",
         ]
 
 
 def measure(
-    config: DiTConfig, time: float, timestep: float, dense: Grid, sparse: Grid | None, images: int, seconds: float
+    config: DiTConfig,
+    time: float,
+    timestep: float,
+    dense: Grid,
+    sparse: Grid | None,
+    images: int,
+    computed: int,
+    seconds: float,
 ) -> Evaluation:
-    """The account of one evaluation of ``images`` latents with ``dense`` tokens each."""
+    """The account of one evaluation of ``images`` latents of ``dense`` tokens, ``computed`` of them by the model."""
     own = _macs(config, dense, sparse)
     full = _macs(replace(config, layout=None), dense, None)
-    return Evaluation(time, timestep, dense, sparse, images, images * own, images * full, seconds)
+    return Evaluation(time, timestep, dense, sparse, images, computed * own, images * full, seconds)
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ def record(count: int = 4, seconds: float = 0.5) -> RunRecord:
     times = [1 - i / count for i in range(count)]
     grids = [SCHEDULE.grid(time, (4, 4)) for time in times]
     pairs = zip(times, grids, strict=True)
-    rows = tuple(measure(SPARSE, time, 999 * time, (4, 4), grid, 6, seconds) for time, grid in pairs)
+    rows = tuple(measure(SPARSE, time, 999 * time, (4, 4), grid, 6, 6, seconds) for time, grid in pairs)
     return RunRecord("a file", SPARSE, SCHEDULE, rows, seconds * count)
 
 
@@ -54,6 +54,16 @@ def test_words():
     assert "1x1 = 1" in text
     assert "% of dense" in text
     assert "no evaluation" in RunRecord("a file", SPARSE, None, (), 0.0).text()
+
+
+def test_skipped_evaluations_cost_nothing():
+    row = measure(SPARSE, 0.5, 500.0, (4, 4), (2, 2), 6, 0, 0.1)
+    assert (row.macs, row.tokens, row.grid_name) == (0, 0, "-")
+    run = RunRecord("a file", SPARSE, None, (*record(1).evaluations, row), 1.0)
+    assert run.ratio == run.evaluations[0].macs / (2 * row.dense_macs)
+    assert "skipped" in run.text()
+    assert "every evaluation was skipped" in RunRecord("a file", SPARSE, None, (row,), 1.0).text()
+    assert draw_run(run).size == (900, 420)
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "0"), (999, "999"), (1234, "1.234 k"), (5e15, "5000 T")])

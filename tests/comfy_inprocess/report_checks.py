@@ -71,6 +71,20 @@ def check_halves_computed_apart_are_one_evaluation() -> None:
     assert without_seconds(report(spy)["json"]) == without_seconds(report(together)["json"])
 
 
+def check_what_a_cache_skips_is_not_counted() -> None:
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    plain = apply(load(), schedule())
+    cached = EasyCacheNode.execute(plain, 100.0, 0.0, 1.0, False).result[0]
+    spy, calls = spied(cached)
+    sample(spy, steps=6)
+    (run,) = report(spy)["json"]["runs"]
+    done = [row for row in run["evaluations"] if row["macs"]]
+    assert len(run["evaluations"]) == 6
+    assert 0 < len(done) == len(calls) < 6
+    assert "skipped" in report(spy)["text"]
+
+
 def check_dense_models_report_too() -> None:
     model = load_dense()
     sample(model, steps=2)
