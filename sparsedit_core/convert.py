@@ -18,11 +18,13 @@ Fusion = Literal["official", "identity"]
 _QKV = re.compile(r"(.*blocks\.(\d+)\.attn)\.qkv\.(weight|bias)")
 
 
-def convert_config(config: DiTConfig, layout: SegmentLayout, *, sparse_side: int = 8) -> DiTConfig:
+def convert_config(
+    config: DiTConfig, layout: SegmentLayout, *, sparse_side: int = 8, reinject_positions: bool = False
+) -> DiTConfig:
     """The dense model's config with a layout; ``ValueError`` if it has one already or the depths differ."""
     if config.layout is not None:
         raise ValueError(f"the model is a SparseDiT already (layout {config.layout}); give a dense model to convert")
-    return replace(config, layout=layout, sparse_side=sparse_side)
+    return replace(config, layout=layout, sparse_side=sparse_side, reinject_positions=reinject_positions)
 
 
 def qkv_rows(role: Role, dim: int) -> dict[str, tuple[int, int]]:
@@ -68,14 +70,20 @@ def convert_state(
 
 
 def convert_dense(
-    model: DiT, layout: SegmentLayout | str, *, sparse_side: int = 8, fusion: Fusion = "official"
+    model: DiT,
+    layout: SegmentLayout | str,
+    *,
+    sparse_side: int = 8,
+    fusion: Fusion = "official",
+    reinject_positions: bool = False,
 ) -> DiT:
     """A SparseDiT in its initial state, from a dense model of the same depth; the dense model is left alone.
 
-    Blocks that keep their weights share memory with nothing: every tensor is copied.
+    Every tensor is copied: the two share no memory. ``reinject_positions`` builds the paper's text instead of its
+    released code (PAPERS 1.5).
     """
     layout = SegmentLayout.parse(layout) if isinstance(layout, str) else layout
-    config = convert_config(model.config, layout, sparse_side=sparse_side)
+    config = convert_config(model.config, layout, sparse_side=sparse_side, reinject_positions=reinject_positions)
     state = convert_state(model.state_dict(), layout, fusion=fusion)
     with torch.device("meta"):
         sparse = DiT(config)

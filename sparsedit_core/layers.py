@@ -106,9 +106,9 @@ def timestep_frequencies(dim: int = 256, *, last: int = 0) -> tuple[float, ...]:
     return tuple(frequencies.tolist())
 
 
-def timestep_features(t: Tensor, frequencies: tuple[float, ...]) -> Tensor:
-    """[cos | sin] features (B, 2 * frequencies) of timesteps (B,), float32."""
-    angles = t[:, None].float() * torch.tensor(frequencies, dtype=torch.float32, device=t.device)
+def timestep_features(t: Tensor, frequencies: Tensor) -> Tensor:
+    """[cos | sin] features (B, 2F) of timesteps (B,) at the frequencies (F,), float32."""
+    angles = t[:, None].float() * frequencies
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
 
 
@@ -119,10 +119,18 @@ class TimestepEmbedder(nn.Module):
         super().__init__()
         # Python numbers: a buffer would be lost on the meta device, a cached function opaque to torch.compile
         self.frequencies = timestep_frequencies(last=frequency_shift)
+        self._tables: dict[torch.device, Tensor] = {}
         self.mlp = nn.Sequential(ops.Linear(256, dim, **kw), nn.SiLU(), ops.Linear(dim, dim, **kw))
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
-        return self.mlp(timestep_features(t, self.frequencies).to(dtype))  # type: ignore[no-any-return]
+        return self.mlp(timestep_features(t, self._table(t.device)).to(dtype))  # type: ignore[no-any-return]
+
+    def _table(self, device: torch.device) -> Tensor:
+        if torch.compiler.is_compiling():  # there it is a constant of the graph
+            return torch.tensor(self.frequencies, dtype=torch.float32, device=device)
+        if device not in self._tables:  # copied once: a copy at every evaluation would wait for the device
+            self._tables[device] = torch.tensor(self.frequencies, dtype=torch.float32, device=device)
+        return self._tables[device]
 
 
 class LabelEmbedder(nn.Module):

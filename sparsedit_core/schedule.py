@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -125,8 +126,10 @@ class PruningSchedule:
         Fine-tuning draws a batch's times from one of them (PAPERS 1.6); its probability is its width. Borders
         are bisected to about 1e-15, so the border itself may belong to either neighbour.
         """
-        edges = self._edges()
-        pieces = [piece for a, b in pairwise(edges) for piece in self._split(a, b, dense)]
+        return list(_buckets(self, _check_dense(dense)))
+
+    def _find_buckets(self, dense: Grid) -> list[tuple[float, float, Grid]]:
+        pieces = [piece for a, b in pairwise(self._edges()) for piece in self._split(a, b, dense)]
         merged: list[tuple[float, float, Grid]] = []
         for a, b, grid in pieces:
             if merged and (merged[-1][2] == grid or b - a < 1e-12):
@@ -177,6 +180,12 @@ class PruningSchedule:
                 "rate_noise and rate_clean are needed"
             )
         return cls(**values)
+
+
+@lru_cache(maxsize=64)
+def _buckets(schedule: PruningSchedule, dense: Grid) -> tuple[tuple[float, float, Grid], ...]:
+    # tens of milliseconds, asked for again at every training step and every drawing
+    return tuple(schedule._find_buckets(dense))
 
 
 def _number(name: str, value: Any) -> float:

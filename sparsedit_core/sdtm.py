@@ -61,15 +61,9 @@ class Block(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
     def fuse(self, sparse: Tensor, shortcut: Tensor, sparse_grid: Grid, dense_grid: Grid) -> Tensor:
-        """X' = Up(X_s) W1 + X W2, at the cost of M rows for W1: nearest upsampling commutes with it.
-
-        float16 adds in float32: both terms can be large and of opposite sign.
-        """
+        """X' = Up(X_s) W1 + X W2, at the cost of M rows for W1: nearest upsampling commutes with it."""
         up: Tensor = upsample(self.merged_layer1(sparse), sparse_grid, dense_grid)
-        kept: Tensor = self.merged_layer2(shortcut)
-        if up.dtype == torch.float16:
-            return (up.float() + kept.float()).half()
-        return up + kept
+        return up + self.merged_layer2(shortcut)
 
 
 def walk(

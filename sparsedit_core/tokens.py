@@ -63,8 +63,9 @@ class Pooling:
             return x
         (H, W), (h, w) = self.dense, self.sparse
         b, _, c = x.shape
-        y = torch.matmul(self.columns, x.float().reshape(b * H, W, c))  # (B*H, w, C)
-        y = torch.matmul(self.rows, y.reshape(b, H, w * c))  # (B, h, w*C)
+        with torch.amp.autocast(x.device.type, enabled=False):  # which would round the averages to half precision
+            y = torch.matmul(self.columns, x.float().reshape(b * H, W, c))  # (B*H, w, C)
+            y = torch.matmul(self.rows, y.reshape(b, H, w * c))  # (B, h, w*C)
         return y.view(b, h * w, c).to(x.dtype)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,16 +35,17 @@ class BareStack(nn.Module):
             raise ValueError(f"the bare stack is that of a dense model; this one has the layout {model.layout}")
         self.model = model
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         model = self.model
         tokens = model.x_embedder(x)
         c = condition(model, t, y, x)
+        modulations = []  # returned, or a compiler would leave their layers out
         for block, attn in dense_blocks(model):
-            block.adaLN_modulation[1](c)
+            modulations.append(block.adaLN_modulation[1](c))
             tokens = attn.proj(fused_attention(attn.qkv(tokens), attn.heads))
             tokens = block.mlp.fc2(block.mlp.fc1(tokens))
-        model.final_layer.adaLN_modulation[1](c)
-        return model.final_layer.linear(tokens)  # type: ignore[no-any-return]
+        modulations.append(model.final_layer.adaLN_modulation[1](c))
+        return (model.final_layer.linear(tokens), *modulations)
 
 
 class PlainStack(nn.Module):
@@ -80,6 +82,7 @@ def dense_blocks(model: DiT) -> list[tuple[Block, SelfAttention]]:
 
 def condition(model: DiT, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Timestep and label embedding (B, C)."""
-    features = timestep_features(t, model.t_embedder.frequencies).to(x.dtype)
+    frequencies = torch.tensor(model.t_embedder.frequencies, device=t.device)
+    features = timestep_features(t, frequencies).to(x.dtype)
     hidden = F.silu(model.t_embedder.mlp[0](features))
     return model.t_embedder.mlp[2](hidden) + model.y_embedder(y, x.dtype)  # type: ignore[no-any-return]

@@ -52,6 +52,20 @@ class TrainOptions:
     first: int = 0
     save_every: int = 16_000
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= self.pictures or self.save_every < 1:
+            raise ValueError(
+                f"pictures={self.pictures}, batch={self.batch}, save_every={self.save_every}: all must be 1 or more, "
+                "and a run needs at least one batch of pictures"
+            )
+        shares = {"decay": self.decay, "label_drop": self.label_drop, "ema": self.ema}
+        wrong = [f"{name}={value}" for name, value in shares.items() if not 0 <= value <= 1]
+        if wrong or self.ema == 1 or not self.learning_rate > 0:
+            found = ", ".join(wrong) or f"ema={self.ema}, learning_rate={self.learning_rate}"
+            raise ValueError(
+                f"decay, label_drop and ema must lie in 0..1 (ema below 1) and the learning rate above 0; found {found}"
+            )
+
     @property
     def steps(self) -> int:
         """Number of optimiser steps."""
@@ -160,7 +174,5 @@ def _check(model: DiT, schedule: PruningSchedule | None, options: TrainOptions) 
         )
     if model.layout is None and schedule is not None:
         raise ValueError("a schedule was given but the model is dense; convert it first: convert_dense(model, layout)")
-    if options.steps < 1 or options.batch < 1:
-        raise ValueError(f"{options.pictures} pictures in batches of {options.batch} are no training step")
     if options.label_drop and not model.config.null_class:
         raise ValueError("label_drop needs a null class, which this label table has no row for; use label_drop=0")
