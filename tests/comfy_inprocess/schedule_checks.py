@@ -47,6 +47,29 @@ def check_split_sampling_and_img2img() -> None:
     assert max(t for t, *_ in calls) < 700
 
 
+def check_ksampler_advanced_in_two_halves() -> None:
+    import nodes
+
+    wanted = schedule()
+    model, calls = spied(apply(load(), wanted))
+    positive = [[torch.zeros(1, 1, 1), {"class_label": torch.tensor([1])}]]
+    negative = [[torch.zeros(1, 1, 1), {}]]
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+
+    def half(noise: str, latent: Any, start: int, end: int, leftover: str) -> Any:
+        settings = (noise, 5, 6, 3.0, "dpmpp_2m", "normal", positive, negative, latent, start, end, leftover)
+        return nodes.KSamplerAdvanced().sample(model, *settings)[0]
+
+    half("disable", half("enable", latent, 0, 3, "enable"), 3, 6, "disable")
+    assert_follows(calls, wanted, 999.0)
+    assert len(calls) == 6
+    assert [len(run.evaluations) for run in records(model)] == [3, 3]
+    whole = sum(run.macs for run in records(model))
+    model, calls = spied(apply(load(), wanted))
+    half("enable", latent, 0, 6, "disable")
+    assert records(model)[0].macs == whole
+
+
 def check_odd_and_wide_sizes() -> None:
     wanted = schedule()
     model, calls = spied(apply(load(), wanted))
