@@ -50,6 +50,7 @@ CONTENTS = {
     "noise": (bytes(range(1, 256)) * 20, "not a checkpoint"),
     "half pickle": (b"\x80\x02}q", "truncated"),
     "header beyond the end": (struct.pack("<Q", 5000) + b'{"a":', "truncated safetensors"),
+    "string of a million TB": (b"\x80\x04\x8e" + struct.pack("<Q", 2**60), "truncated"),
     "broken header": (struct.pack("<Q", 10) + b'{"a": nul}' + b"0" * 9, "damaged"),
     "no tensors": (struct.pack("<Q", 2) + b"{}", "no tensors"),
 }
@@ -148,6 +149,26 @@ def test_namespace_is_allowed_only_during_the_call(tmp_path: Path) -> None:
     assert argparse.Namespace not in torch.serialization.get_safe_globals()
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
+
+
+def test_namespace_stays_allowed_where_another_allowed_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", {"ema": small_model().state_dict(), "args": argparse.Namespace(num_heads=4)})
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        load_checkpoint(path)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    finally:
+        others = [item for item in torch.serialization.get_safe_globals() if item is not argparse.Namespace]
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
+
+
+def test_a_legacy_file_with_an_endless_string_is_damaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.pt", {"weight": torch.zeros(2)}, legacy=True)
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+    assert path.read_bytes().startswith(magic)
+    path.write_bytes(magic + b"\x80\x04\x8e" + struct.pack("<Q", 2**60))
+    assert "damaged" in refusal(path)
 
 
 def test_other_archives(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import CheckpointError, listed
-from .pickles import has_legacy_magic, named_globals
+from .pickles import has_legacy_magic, is_damaged, named_globals
 from .sniff import sniff
 
 ALLOWED = "argparse.Namespace"
@@ -107,9 +107,12 @@ def _load(path: Path, *, mmap: bool) -> Any:
     try:
         with ExitStack() as stack:
             file = stack.enter_context(path.open("rb")) if named_safetensors else path
-            stack.enter_context(serialization.safe_globals([argparse.Namespace]))
+            if argparse.Namespace not in serialization.get_safe_globals():  # leaving would remove another's permission
+                stack.enter_context(serialization.safe_globals([argparse.Namespace]))
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap and not named_safetensors)
-    except MemoryError:
+    except MemoryError as error:
+        if is_damaged(path):
+            raise _damaged(path, error) from error
         raise
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         cause = error.__context__ or error  # torch wraps the reason in a page of advice

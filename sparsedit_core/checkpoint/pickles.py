@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import pickletools
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object in a file of torch.save before torch 1.6
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the names of its storages
 _BUILTINS = "__builtin__."  # the module's name in pickle protocols 0 to 2
+_BROKEN = (
+    ValueError,  # and UnicodeError
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,  # a string that claims to be longer than memory, in a file of a few bytes
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    OSError,
+)
+"""What walking over a damaged or hostile pickle raises."""
 
 
 def has_legacy_magic(path: Path) -> bool:
@@ -17,7 +34,7 @@ def has_legacy_magic(path: Path) -> bool:
     with path.open("rb") as file:
         try:
             return any(arg == LEGACY_MAGIC for _, arg, _ in pickletools.genops(file))
-        except (ValueError, EOFError, IndexError, UnicodeError):
+        except _BROKEN:
             return False
 
 
@@ -26,7 +43,7 @@ def is_whole_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         try:
             return any(op.name == "STOP" for op, _, _ in pickletools.genops(file))
-        except (ValueError, EOFError, IndexError, UnicodeError):
+        except _BROKEN:
             return False
 
 
@@ -35,6 +52,16 @@ def named_globals(path: Path) -> list[str]:
 
     Serves error messages; what may be loaded is decided by torch's weights_only alone.
     """
+    return sorted(_walk(path)[0])
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a pickle of the file does not parse; tells a hostile file from a machine without enough memory."""
+    return _walk(path)[1]
+
+
+def _walk(path: Path) -> tuple[set[str], bool]:
+    """The globals of all pickles of a file, those before the first damage, and whether there was any."""
     names: set[str] = set()
     try:
         if zipfile.is_zipfile(path):
@@ -47,9 +74,9 @@ def named_globals(path: Path) -> list[str]:
             with path.open("rb") as file:
                 for _ in range(_LEGACY_PICKLES):
                     _collect(file, names)
-    except (OSError, ValueError, EOFError, IndexError, UnicodeError, zipfile.BadZipFile, NotImplementedError):
-        pass  # what was found before the damage is still worth naming
-    return sorted(names)
+    except _BROKEN:
+        return names, True
+    return names, False
 
 
 def _collect(file: IO[bytes], names: set[str]) -> None:
