@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -35,11 +35,13 @@ def interpolate(points: Sequence[tuple[float, float]], time: float) -> float:
     return points[-1][1]
 
 
-def check_points(curve: Curve, points: Iterable[Any], low: float, high: float) -> Points:
+def check_points(curve: Curve, points: Any, low: float, high: float) -> Points:
     """The inner points of a custom curve as floats; ``ValueError`` names the first bad one.
 
     Points at time 0 and 1 may be given, must then equal ``low`` and ``high``, and are left out of the result.
     """
+    if isinstance(points, (str, bytes, Mapping)) or not isinstance(points, Iterable):
+        raise ValueError(f"points are {points!r}; give a list of (time, rate) pairs")
     pairs = [_pair(point) for point in points]
     if curve != "custom":
         if pairs:
@@ -69,7 +71,7 @@ def check_points(curve: Curve, points: Iterable[Any], low: float, high: float) -
 def _pair(point: Any) -> tuple[float, float]:
     try:
         time, rate = (float(value) for value in point)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"point {point!r} of a custom curve is not a (time, rate) pair of numbers") from None
     if not (math.isfinite(time) and math.isfinite(rate)):
         raise ValueError(f"point {point!r} of a custom curve is not a (time, rate) pair of finite numbers")

@@ -96,7 +96,7 @@ class Samples:
 
 def picture_seeds(count: int, seed: int) -> list[int]:
     """One seed for every picture: picture i of a seed is the same in every batch and count."""
-    return [seed * _PICTURES_PER_SEED + index for index in range(count)]
+    return [(seed * _PICTURES_PER_SEED + index) % 2**63 for index in range(count)]
 
 
 def initial_noise(loaded: Loaded, count: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:

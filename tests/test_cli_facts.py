@@ -165,8 +165,11 @@ def test_schedules_from_json_files(cli: Cli, tmp_path: Path) -> None:
     found = cli.works("cost", "DiT-S/2", "--layout", "1+2x[1,2,1,1]+1", "--schedule", path, "--hold", "clean", "--json")
     assert found.json["schedule"]["hold"] == "clean"
     assert found.json["schedule"]["rate_noise"] == SCHEDULE.rate_noise
-    path.write_text("{")
-    assert "no pruning schedule" in cli.refuses("cost", "DiT-S/2", "--schedule", path)
+    rates = '{"version": 1, "rate_noise": 0.9, "rate_clean": %s}'
+    points = '{"version": 1, "rate_noise": 0.9, "rate_clean": 0.5, "curve": "custom", "points": %s}'
+    for bad in ("{", "[" * 100_000, "[]", "null", rates % ("1" + "0" * 400), points % "5", points % "null"):
+        path.write_text(bad)
+        assert f"{path} holds no pruning schedule" in cli.refuses("cost", "DiT-S/2", "--schedule", path)
     assert "nothere.json" in cli.refuses("cost", "DiT-S/2", "--schedule", tmp_path / "nothere.json")
 
 

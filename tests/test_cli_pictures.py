@@ -74,6 +74,8 @@ def test_pictures_do_not_depend_on_the_batch(sparse: sd.Loaded, tmp_path: Path) 
         assert len(runs[0].evaluations) == (5 if sampler == "heun" else 3)
     assert torch.equal(initial_noise(sparse, 7, seed=2)[:3], initial_noise(sparse, 3, seed=2))
     assert not torch.equal(initial_noise(sparse, 2, seed=1)[0], initial_noise(sparse, 2, seed=0)[1])
+    for seed in (2**63, -1, 10**30):
+        assert bool(initial_noise(sparse, 2, seed=seed).isfinite().all())
 
 
 def test_sampling_refuses_what_does_not_fit(sparse: sd.Loaded) -> None:
@@ -133,7 +135,8 @@ def test_sample_refuses(cli: Cli, bundled: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "x.png", "--steps", 2)
     model = ("sample", "bundled:sparsedit", *out)
     assert "striped disc" in cli.refuses(*model, "--classes", "teapot")
-    assert "outside 0 .. 9" in cli.refuses(*model, "--classes", "8-12")
+    for words in ("8-12", "10", "0-99999999999999", "5-3"):
+        assert "outside 0 .. 9" in cli.refuses(*model, "--classes", words)
     assert "euler or heun" in cli.refuses(*model, "--sampler", "ddim")
     assert "must end in .png" in cli.refuses("sample", "bundled:sparsedit", "--out", tmp_path / "x.jpg")
     assert "convert it first" in cli.refuses("sample", "bundled:dense", *out, "--preset", "256 fast")

@@ -212,6 +212,10 @@ def test_steps_have_equal_plateaus() -> None:
         ({"curve": "custom", "points": ((1.5, 0.7),)}, r"lie in \[0, 1\]"),
         ({"curve": "custom", "points": ((1.0, 0.7),)}, "contradicts"),
         ({"curve": "custom", "points": (0.5,)}, "pair of numbers"),
+        ({"curve": "custom", "points": ((0.5, 10**400),)}, "pair of numbers"),
+        ({"curve": "custom", "points": 5}, "points are 5; give a list"),
+        ({"points": None}, "points are None; give a list"),
+        ({"points": {"0.5": 0.7}}, "give a list"),
     ],
 )
 def test_bad_values_are_refused_with_the_way_out(change: dict[str, object], said: str) -> None:

@@ -112,16 +112,11 @@ def schedule_from(args: argparse.Namespace, stored: PruningSchedule | None = Non
     return PruningSchedule.from_json({"version": 1, **values, **given})
 
 
-def has_schedule(args: argparse.Namespace) -> bool:
-    """Whether any argument of a schedule was given."""
-    return any(getattr(args, name) is not None for name in ("preset", "schedule", *_SCHEDULE_FIELDS))
-
-
 def read_schedule(path: Path) -> PruningSchedule:
     """A schedule from a JSON file."""
     try:
         return PruningSchedule.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} holds no pruning schedule: {error}") from error
 
 
@@ -158,13 +153,13 @@ def classes_from(words: list[str], loaded: Loaded) -> list[int]:
         elif word == "all":
             result.extend(range(count))
         elif low.isdecimal() and (high.isdecimal() if dash else True):
-            result.extend(range(int(low), int(high or low) + 1))
+            first, last = int(low), int(high or low)
+            if not first <= last < count:  # before a range of billions is written out
+                raise ValueError(f"class {word} is outside 0 .. {count - 1}, the classes of this model")
+            result.extend(range(first, last + 1))
         else:
             known = f" or one of {', '.join(list(names)[:12])}" if names else ""
             raise ValueError(f"unknown class {word!r}; give a number from 0 to {count - 1}, a range like 0-3{known}")
-    wrong = [index for index in result if not 0 <= index < count]
-    if wrong or not result:
-        raise ValueError(f"class {wrong[0] if wrong else words} is outside 0 .. {count - 1}, the classes of this model")
     return result
 
 
