@@ -153,8 +153,16 @@ def test_files_that_are_not_a_judge_are_refused(tmp_path):
         load_judge(foreign)
     header = {"format": "sparsedit_core.judge", "version": 1, "widths": [8, 8], "class_names": ["a"]}
     save_file({"a": torch.zeros(1)}, foreign, metadata={"sparsedit": json.dumps(header)})
-    with pytest.raises(ValueError, match="does not hold the weights"):
-        load_judge(foreign)
+    damaged = [header, {"widths": None}, {"widths": ["a"]}, {"widths": [-1]}, {"class_names": 3}, {"class_names": []}]
+    for wrong in damaged:
+        save_file({"a": torch.zeros(1)}, foreign, metadata={"sparsedit": json.dumps(header | wrong)})
+        with pytest.raises(ValueError, match="does not hold the weights"):
+            load_judge(foreign)
+    for missing in ("widths", "class_names"):
+        less = {key: value for key, value in header.items() if key != missing}
+        save_file({"a": torch.zeros(1)}, foreign, metadata={"sparsedit": json.dumps(less)})
+        with pytest.raises(ValueError, match="does not hold the weights"):
+            load_judge(foreign)
 
 
 def test_accuracy_needs_a_label_for_each_image():

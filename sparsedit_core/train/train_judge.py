@@ -104,16 +104,17 @@ def load_judge(path: str | os.PathLike[str] | None = None) -> tuple[Judge, dict[
         with safe_open(source, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("sparsedit", "{}"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not a readable classifier file ({error}); train a new one") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
         found = header.get("format") if isinstance(header, dict) else header
         raise ValueError(f"{source} is {found!r}, expected {FORMAT!r} version {VERSION}; train a new classifier")
-    judge = Judge(tuple(header["widths"]), len(header["class_names"]))
     try:
+        judge = Judge(tuple(header["widths"]), len(header["class_names"]))
         judge.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{source} does not hold the weights its header tells of: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{source} does not hold the weights its header tells of ({reason}); train a new one") from error
     return judge.eval(), header
 
 
