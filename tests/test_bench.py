@@ -103,7 +103,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report == json.loads(out.read_text())
     assert report["cases"][0]["model"] == "DiT-S/8"
     assert main(words) == 0
-    assert "DiT-S/8 64 px, cpu float32, batch 1, eager" in capsys.readouterr().out
+    assert "DiT-S/8 64 px, cpu float32, batch 1 x 2, eager" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance",
         action=argparse.BooleanOptionalAction,
-        help="twice the samples, for classifier-free guidance (default: on a GPU)",
+        default=True,
+        help="twice the samples, as classifier-free guidance computes them (default)",
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, help=f"default eager; on a GPU {' '.join(MODES)}")
     parser.add_argument("--repeats", type=options.positive, default=7, help="values per median (default 7)")
@@ -113,10 +114,9 @@ def device_cases(args: argparse.Namespace, device: str) -> Iterator[BenchCase]:
     if on_cpu and "cuda-graphs" in modes:
         raise ValueError('mode "cuda-graphs" needs a CUDA device; leave it out of --modes or give --device cuda')
     dtype = options.DTYPES[args.dtype or ("float32" if on_cpu else "bfloat16")]
-    guidance = not on_cpu if args.guidance is None else args.guidance
     for name in names:
         for batch in args.batch or ([1] if on_cpu or args.quick else [1, 8]):
-            plain = replace(model_case(name, args), batch=batch, guidance=guidance, device=device, dtype=dtype)
+            plain = replace(model_case(name, args), batch=batch, guidance=args.guidance, device=device, dtype=dtype)
             yield from (replace(plain, mode=mode) for mode in modes)
 
 
