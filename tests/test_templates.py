@@ -55,6 +55,21 @@ def test_nodes_do_not_overlap(template: Path) -> None:
             assert x + w <= X or x >= X + W or y + h <= Y - title or y - title >= Y + H
 
 
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
+def test_nothing_is_null_but_open_links(template: Path) -> None:
+    """Frontends of ComfyUI 0.3.64 warn about other nulls."""
+    assert set(null_names(read(template))) <= {"link", "links"}
+
+
+def null_names(value: Any, name: str = "") -> Iterator[str]:
+    if value is None:
+        yield name
+    for key, item in value.items() if isinstance(value, dict) else ():
+        yield from null_names(item, key)
+    for item in value if isinstance(value, list) else ():
+        yield from null_names(item, name)
+
+
 @pytest.fixture(scope="module", params=INSTALLED, ids=str)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     comfy: ComfyUI = request.param
