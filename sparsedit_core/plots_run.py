@@ -5,7 +5,8 @@ from __future__ import annotations
 from PIL import Image
 
 from .canvas import COLOURS, INK, RULE, SOFT, Canvas, text_width, tint
-from .run_record import Evaluation, RunRecord, amount
+from .run_record import Evaluation, RunRecord
+from .units import macs_text
 
 LEFT, RIGHT, UPPER, BOTTOM = 66, 26, 96, 62
 
@@ -39,7 +40,7 @@ def draw_run(run: RunRecord, *, size: tuple[int, int] = (900, 420)) -> Image.Ima
 def _heading(run: RunRecord) -> str:
     layout = f"layout {run.config.layout}" if run.config.layout else "dense"
     return (
-        f"{layout};  {len(run.evaluations)} evaluations, {amount(run.macs)} MACs ({amount(2 * run.macs)} FLOPs), "
+        f"{layout};  {len(run.evaluations)} evaluations, {macs_text(run.macs)}, "
         f"{100 * run.ratio:.1f} % of dense"
     )
 

@@ -10,6 +10,7 @@ from .config import DiTConfig
 from .cost import macs
 from .schedule import PruningSchedule
 from .tokens import Grid
+from .units import amount, macs_text
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Evaluation:
             "macs": self.macs,
             "flops": 2 * self.macs,
             "dense_macs": self.dense_macs,
+            "dense_flops": 2 * self.dense_macs,
             "ratio_to_dense": self.macs / self.dense_macs,
             "seconds": self.seconds,
         }
@@ -115,12 +117,13 @@ class RunRecord:
     def text(self) -> str:
         """A table of the evaluations and the totals, for people."""
         layout = f"layout {self.config.layout}" if self.config.layout else "dense"
-        lines = [f"{self.source}  ({layout})", " #   time  timestep  tokens             MACs   of dense  seconds"]
+        lines = [f"{self.source}  ({layout})"]
+        lines.append(" #   time  timestep  tokens              MACs      FLOPs   of dense  seconds")
         for number, e in enumerate(self.evaluations, 1):
             tokens = f"{e.grid_name} = {e.tokens}" if e.macs else "skipped"
             lines.append(
-                f"{number:2}  {e.time:5.3f}  {e.timestep:8.2f}  {tokens:14} {amount(e.macs):>8}  "
-                f"{100 * e.macs / e.dense_macs:6.1f} %  {e.seconds:7.3f}"
+                f"{number:2}  {e.time:5.3f}  {e.timestep:8.2f}  {tokens:14} {amount(e.macs):>9}  "
+                f"{amount(2 * e.macs):>9}  {100 * e.macs / e.dense_macs:6.1f} %  {e.seconds:7.3f}"
             )
         return "\n".join([*lines, *self._totals()])
 
@@ -130,8 +133,8 @@ class RunRecord:
         if not self.macs:
             return ["every evaluation was skipped"]
         return [
-            f"{len(self.evaluations)} evaluations: {amount(self.macs)} MACs ({amount(2 * self.macs)} FLOPs), dense "
-            f"{amount(self.dense_macs)} MACs",
+            f"{len(self.evaluations)} evaluations: {macs_text(self.macs)}, dense "
+            f"{macs_text(self.dense_macs)}",
             f"{100 * self.ratio:.1f} % of dense, {self.dense_macs / self.macs:.2f}x fewer MACs",
             f"{self.seconds:.2f} seconds",
         ]
@@ -157,12 +160,3 @@ def measure(
 def _macs(config: DiTConfig, dense: Grid, sparse: Grid | None) -> int:
     size = dense[0] * config.patch_size, dense[1] * config.patch_size
     return macs(config, size, sparse_grid=sparse, factor=1).total
-
-
-def amount(count: float) -> str:
-    """``12.3 G``: three or four digits and a unit prefix."""
-    for unit in ("", " k", " M", " G", " T"):
-        if count < 1000 or unit == " T":
-            break
-        count /= 1000
-    return f"{count:.4g}{unit}"

@@ -6,24 +6,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from functools import reduce
+from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .checkpoint import Loaded
-from .cost import macs
+from .checkpoint.records import Prediction
+from .device import wait
 from .diffusion import (
     Diffusion,
     ModelFn,
     diffusion_time,
+    flow_times,
+    respaced_timesteps,
     sample_ddim,
     sample_ddpm,
     sample_flow,
     seeded_generators,
     with_guidance,
 )
+from .diffusion.flow import MODEL_TIME_SCALE
 from .dit import DiT
+from .run_record import Evaluation, measure
 from .schedule import PruningSchedule
 from .tokens import Grid, default_sparse_grid
 
@@ -59,34 +66,16 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of the model: diffusion time (1 noise), its sparse grid, MACs of one picture, seconds of all."""
-
-    time: float
-    grid: Grid | None
-    macs: int
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, MACs and FLOPs."""
-        grid = None if self.grid is None else list(self.grid)
-        return {"time": self.time, "grid": grid, "macs": self.macs, "flops": 2 * self.macs, "seconds": self.seconds}
-
-
-@dataclass(frozen=True)
 class Samples:
-    """``images`` (B, C, H, W) float32 in the model's own space, and its evaluations in their order.
-
-    MACs are of one picture, guidance included; seconds are those of all pictures.
-    """
+    """``images`` (B, C, H, W) float32 in the model's own space; every evaluation is the account of all of them."""
 
     images: Tensor
     evaluations: tuple[Evaluation, ...]
 
     @property
     def macs(self) -> int:
-        """Executed MACs of one picture."""
-        return sum(evaluation.macs for evaluation in self.evaluations)
+        """Executed MACs of one picture, guidance included."""
+        return sum(evaluation.macs for evaluation in self.evaluations) // len(self.images)
 
     @property
     def seconds(self) -> float:
@@ -137,7 +126,7 @@ def sample(
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
         images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
         records.append(recorder.evaluations)
-    merged = (replace(group[0], seconds=sum(e.seconds for e in group)) for group in zip(*records, strict=True))
+    merged = (reduce(Evaluation.joined, group) for group in zip(*records, strict=True))
     return Samples(torch.cat(images), tuple(merged))
 
 
@@ -152,7 +141,6 @@ class _Recorder:
         self.dense = self.model.token_grid(*self.size)
         self.schedule = options.schedule or loaded.schedule
         self.evaluations: list[Evaluation] = []
-        self._macs: dict[Grid | None, int] = {}
         self.weight = self.model.x_embedder.proj.weight
 
     def grid(self, moment: float) -> Grid | None:
@@ -164,20 +152,16 @@ class _Recorder:
             return default_sparse_grid(self.dense, config.sparse_side)
         return self.schedule.grid(moment, self.dense)
 
-    def macs(self, grid: Grid | None) -> int:
-        """Executed MACs of one pass of one picture."""
-        if grid not in self._macs:
-            self._macs[grid] = macs(self.loaded.config, self.size, sparse_grid=grid, factor=1).total
-        return self._macs[grid]
-
     def __call__(self, x: Tensor, t: Tensor, y: Tensor, pictures: int) -> Tensor:
         moment = diffusion_time(t, self.loaded.prediction)
         grid = self.grid(moment)
-        start = _clock(x.device)
+        wait(x.device)
+        start = time.perf_counter()
         with torch.no_grad():
             output: Tensor = self.model(x.to(self.weight.dtype), t, y, sparse_grid=grid)
-        seconds = _clock(x.device) - start
-        self.evaluations.append(Evaluation(moment, grid, self.macs(grid) * len(x) // pictures, seconds))
+        wait(x.device)
+        seconds, config, images = time.perf_counter() - start, self.loaded.config, len(x)
+        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds))
         if self.progress is not None:
             self.progress(pictures)
         return output.float()
@@ -233,18 +217,25 @@ def _check(loaded: Loaded, noise: Tensor, labels: Tensor, options: SampleOptions
         )
 
 
-def _clock(device: torch.device) -> float:
-    """Seconds, after everything queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def grid_counts(samples: Samples) -> dict[str, int]:
     """How many evaluations ran on each sparse grid, in the order of the sampling; empty for a dense model."""
-    return dict(Counter(f"{e.grid[0]}x{e.grid[1]}" for e in samples.evaluations if e.grid is not None))
+    return dict(Counter(e.grid_name for e in samples.evaluations if e.sparse is not None))
 
 
 def evaluation_count(options: SampleOptions) -> int:
     """Evaluations of the model in one sampling; guidance is inside them."""
     return 2 * options.steps - 1 if options.sampler == "heun" else options.steps
+
+
+def evaluation_times(prediction: Prediction, steps: int, sampler: Sampler | None = None) -> tuple[float, ...]:
+    """Diffusion times of the evaluations of one sampling in their order, as the model is given them.
+
+    ``sampler`` None is the first of :data:`SAMPLERS`. ``ValueError`` for a number of steps that it cannot take.
+    """
+    if prediction == "eps":
+        return tuple(diffusion_time(t, "eps") for t in reversed(respaced_timesteps(str(steps))))
+    times = flow_times(steps)
+    visited = times[:-1]
+    if sampler == "heun":  # the end of every step but the last is evaluated too
+        visited = [time for step in pairwise(times) for time in step][:-1]
+    return tuple(diffusion_time(torch.tensor([time]) * MODEL_TIME_SCALE, "flow") for time in visited)

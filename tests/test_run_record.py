@@ -10,8 +10,9 @@ import tiny
 
 from sparsedit_core.cost import macs
 from sparsedit_core.plots_run import draw_run
-from sparsedit_core.run_record import RunRecord, amount, measure
+from sparsedit_core.run_record import RunRecord, measure
 from sparsedit_core.schedule import PruningSchedule
+from sparsedit_core.units import amount, macs_text
 
 SPARSE = tiny.config("1+1x[1,1,1,0]+1")
 SCHEDULE = PruningSchedule(0.9, 0.5, levels=None)
@@ -66,9 +67,18 @@ def test_skipped_evaluations_cost_nothing():
     assert draw_run(run).size == (900, 420)
 
 
-@pytest.mark.parametrize(("count", "words"), [(0, "0"), (999, "999"), (1234, "1.234 k"), (5e15, "5000 T")])
+@pytest.mark.parametrize(("count", "words"), [(0, "0"), (999, "999"), (1234, "1.23 k"), (5e15, "5000.00 T")])
 def test_amounts(count, words):
     assert amount(count) == words
+
+
+def test_both_names_and_units():
+    assert macs_text(78.414e9) == "78.41 GMACs (156.83 GFLOPs)"
+    assert macs_text(7) == "7 MACs (14 FLOPs)"
+    text, row = record().text(), record().evaluations[0]
+    assert " MACs " in text.splitlines()[1]
+    assert " FLOPs " in text.splitlines()[1]
+    assert amount(2 * row.macs) in text.splitlines()[2]
 
 
 @pytest.mark.parametrize("count", [0, 1, 20, 250])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ..device import wait
+
 Run = Callable[[], object]
 Progress = Callable[[str], object]
 
@@ -41,14 +43,9 @@ def interleaved(
 
 
 def _timed(run: Run, calls: int, device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     for _ in range(calls):
         run()
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - start) / calls
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

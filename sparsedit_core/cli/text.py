@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-def macs_text(count: float) -> str:
-    """Both names and units: "78.41 GMACs (156.8 GFLOPs)"."""
-    return f"{_scaled(count)}MACs ({_scaled(2 * count)}FLOPs)"
-
-
-def _scaled(count: float) -> str:
-    for unit, name in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= unit:
-            return f"{count / unit:.2f} {name}"
-    return f"{count:.0f} "
+from ..units import macs_text as macs_text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
