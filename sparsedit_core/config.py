@@ -87,3 +87,13 @@ class DiTConfig:
         if values.get("layout") is not None:
             values["layout"] = SegmentLayout.parse(values["layout"])
         return cls(**values)
+
+
+def check_side(side: int, dense: tuple[int, int]) -> int:
+    """The side of a sparse grid that was asked for; ``ValueError`` when ``dense`` (rows, columns) has fewer tokens."""
+    if side**2 > dense[0] * dense[1]:
+        raise ValueError(
+            f"sparse side {side} does not fit into the {dense[0]}x{dense[1]} token grid; give the side the model was "
+            "trained with as sparse_side="
+        )
+    return side

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from .config import DiTConfig
+from .config import DiTConfig, check_side
 from .layout import Role, SegmentLayout
 from .tokens import Grid, check_grid, default_sparse_grid
 
@@ -96,7 +96,7 @@ def macs(
     ``factor``       pixels per model input pixel; ``None`` is 1 for 3 channels (pixels), else 8 (latents)
 
     ``ValueError`` for an unknown name or convention, a size below one input pixel, a layout of another depth,
-    and a sparse grid that does not fit or has no layout.
+    and a sparse side or grid that does not fit or has no layout.
     """
     config = model_config(model, layout)
     if convention not in get_args(Convention):
@@ -104,7 +104,7 @@ def macs(
     dense = token_grid(config, image_size, factor=factor)
     sparse = None
     if config.layout is not None:
-        side = config.sparse_side if sparse_side is None else sparse_side
+        side = config.sparse_side if sparse_side is None else check_side(sparse_side, dense)
         sparse = default_sparse_grid(dense, side) if sparse_grid is None else check_grid(sparse_grid, dense)
     elif sparse_grid is not None:
         raise ValueError(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from ..config import DiTConfig
+from ..config import DiTConfig, check_side
 from ..layout import SegmentLayout
 from .errors import CheckpointError, listed
 from .facts import Facts
@@ -132,13 +132,7 @@ def _side(grid: tuple[int, int], wanted: int | None) -> int:
         log.info(
             "the file does not store the sparse side: using the official %d; sparse_side= changes it", OFFICIAL_SIDE
         )
-    side = wanted or OFFICIAL_SIDE
-    if side > min(grid):
-        raise CheckpointError(
-            f"sparse side {side} does not fit into the {grid[0]}x{grid[1]} token grid; give the side the model was "
-            "trained with as sparse_side="
-        )
-    return side
+    return check_side(wanted or OFFICIAL_SIDE, grid)
 
 
 def _ratio(mlp: int, hidden: int) -> float:

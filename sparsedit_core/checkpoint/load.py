@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..config import DiTConfig, check_side
 from ..dit import DiT
 from ..layout import SegmentLayout
 from ..tokens import sincos_table
@@ -188,6 +188,8 @@ def _adjust(own: Description, given: Facts, semantics: Semantics | None) -> Desc
         if wanted is not None and wanted != stored:
             raise CheckpointError(f"{name}={wanted} was given but the file says {stored}; leave {name}= out")
     try:
+        if given.sparse_side is not None and config.layout is not None:
+            check_side(given.sparse_side, config.grid)
         config = replace(
             config, sparse_side=given.sparse_side or config.sparse_side, semantics=semantics or config.semantics
         )
