@@ -28,9 +28,14 @@ def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_no_other(error: type[BaseException], tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"old")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise error
+
+    def fails() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fails()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["model.bin"]
 

@@ -51,7 +51,9 @@ def test_inspect_tells_what_load_checkpoint_reads(cli: Cli, tmp_path: Path) -> N
 
 def test_inspect_of_an_original_file_needs_the_heads(cli: Cli, tmp_path: Path) -> None:
     path = save_original(tmp_path / "dit.pt")
-    assert "num_heads" in cli.refuses("inspect", path)
+    assert "give --num-heads (known" in cli.refuses("inspect", path)
+    assert "give --num-heads (known" in cli.refuses("cost", path)
+    assert "tokens" in cli.works("cost", path, "--num-heads", 4).out
     found = cli.works("inspect", path, "--num-heads", 4, "--json").json
     assert (found["format"], found["prediction"], found["layout"]) == ("dit", "eps", None)
 
@@ -105,6 +107,26 @@ def test_convert_without_layout_changes_only_the_file(cli: Cli, tmp_path: Path) 
     assert "--layout" in cli.refuses("convert", source, tmp_path / "x.safetensors", "--num-heads", 4, *schedule)
 
 
+def test_convert_with_positions_as_the_paper_says(cli: Cli, tmp_path: Path) -> None:
+    dense, out = save_pixels(tmp_path / "dense.safetensors"), tmp_path / "sparse.safetensors"
+    cli.works("convert", dense, out, "--layout", LAYOUT)
+    assert not sd.load_checkpoint(out).config.reinject_positions
+    cli.works("convert", dense, out, "--layout", LAYOUT, "--reinject-positions")
+    assert sd.load_checkpoint(out).config.reinject_positions
+
+
+@pytest.mark.parametrize(("name", "layout"), [("official", None), ("official", LAYOUT), ("diffusers", None)])
+def test_convert_writes_the_layouts_of_others(name: str, layout: str | None, cli: Cli, tmp_path: Path) -> None:
+    source, out = save_latents(tmp_path / "own.safetensors", layout), tmp_path / "other.safetensors"
+    cli.works("convert", source, out, "--as", name)
+    original = sd.load_checkpoint(source)
+    loaded = sd.load_checkpoint(out, num_heads=4, sparse_side=4, base_size=8)
+    assert loaded.format == {None: {"official": "dit", "diffusers": "diffusers_dit"}[name]}.get(layout, "sparsedit")
+    assert loaded.layout == original.layout
+    state = original.model.state_dict()
+    assert all(torch.allclose(value, state[key]) for key, value in loaded.model.state_dict().items())
+
+
 def test_convert_refuses(cli: Cli, tmp_path: Path) -> None:
     dense = save_pixels(tmp_path / "dense.safetensors")
     sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)
@@ -114,7 +136,11 @@ def test_convert_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "already" in cli.refuses("convert", sparse, out, "--layout", LAYOUT)
     assert ".safetensors" in cli.refuses("convert", dense, tmp_path / "out.pt", "--layout", LAYOUT)
     reversed_rates = ("--rate-noise", 0.5, "--rate-clean", 0.8)
-    assert "swap them" in cli.refuses("convert", dense, out, "--layout", LAYOUT, *reversed_rates)
+    assert "swap them: --rate-noise 0.8" in cli.refuses("convert", dense, out, "--layout", LAYOUT, *reversed_rates)
+    assert "side 9 does not fit" in cli.refuses("convert", dense, out, "--layout", LAYOUT, "--sparse-side", 9)
+    assert "side 9 does not fit" in cli.refuses("inspect", sparse, "--sparse-side", 9)
+    assert "--layout" in cli.refuses("convert", dense, out, "--reinject-positions")
+    assert "no place" in cli.refuses("convert", dense, out, "--as", "official")  # a flow model
     assert "both" in cli.refuses("convert", dense, out, "--layout", LAYOUT, "--rate-noise", 0.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense.safetensors", "sparse.safetensors"]
 
@@ -157,6 +183,8 @@ def test_cost_refuses(cli: Cli) -> None:
     assert "swap them" in cli.refuses("cost", "DiT-XL/2", "--rate-noise", 0.1, "--rate-clean", 0.2)
     assert "below 1" in cli.refuses("cost", "DiT-XL/2", "--rate-noise", 1.5, "--rate-clean", 0.2)
     assert "below one input pixel" in cli.refuses("cost", "DiT-XL/2", "--size", 3)
+    assert "--side 17 does not fit into the 16x16" in cli.refuses("cost", "DiT-XL/2", "--side", 17)
+    assert "about files" in cli.refuses("cost", "DiT-XL/2", "--num-heads", 4)
 
 
 def test_schedules_from_json_files(cli: Cli, tmp_path: Path) -> None:

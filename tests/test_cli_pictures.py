@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_files import small_model
 from cli_models import LAYOUT, SCHEDULE, Cli, keyboard, save_latents, save_pixels
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,7 +21,7 @@ import sparsedit_core as sd
 from sparsedit_core.cli import evaluate
 from sparsedit_core.cost import macs
 from sparsedit_core.dit import DiT
-from sparsedit_core.sampling import SampleOptions, initial_noise, sample
+from sparsedit_core.sampling import SampleOptions, evaluation_times, initial_noise, sample
 from sparsedit_core.sheets import to_pictures
 
 
@@ -54,8 +55,10 @@ def test_evaluations_follow_the_schedule_and_count_their_macs(sparse: sd.Loaded)
     noise, labels = initial_noise(sparse, 3), torch.tensor([0, 4, 9])
     samples = sample(sparse, noise, labels, SampleOptions(steps=4, batch=2))
     assert [e.time for e in samples.evaluations] == pytest.approx([1.0, 0.75, 0.5, 0.25])
-    assert [e.grid for e in samples.evaluations] == [SCHEDULE.grid(t, (8, 8)) for t in (1.0, 0.75, 0.5, 0.25)]
-    expected = [macs(sparse.config, sparse_grid=e.grid).total for e in samples.evaluations]
+    assert [e.sparse for e in samples.evaluations] == [SCHEDULE.grid(t, (8, 8)) for t in (1.0, 0.75, 0.5, 0.25)]
+    expected = [3 * macs(sparse.config, sparse_grid=e.sparse).total for e in samples.evaluations]
+    assert 3 * samples.macs == sum(expected)
+    assert {(e.images, e.dense) for e in samples.evaluations} == {(3, (8, 8))}
     assert [e.macs for e in samples.evaluations] == expected
     guided = sample(sparse, noise, labels, SampleOptions(steps=4, batch=2, cfg=2.0))
     assert [e.macs for e in guided.evaluations] == [2 * count for count in expected]
@@ -101,7 +104,9 @@ def test_sample_writes_a_sheet(cli: Cli, bundled: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == out.read_bytes()
     assert report["pictures"] == 5
     assert len(report["evaluations"]) == 2
-    assert report["flops"] == 2 * report["macs"] == 4 * sum(e["macs"] for e in report["evaluations"]) // 2
+    assert report["flops"] == 2 * report["macs"] == 2 * sum(e["macs"] for e in report["evaluations"]) // 5
+    for row in report["evaluations"]:  # guidance doubles the pictures
+        assert (row["images"], row["flops"], row["dense_flops"]) == (10, 2 * row["macs"], 2 * row["dense_macs"])
     assert names(out.parent) == ["sheet.png"]
 
 
@@ -190,6 +195,38 @@ def test_compare_with_all_tokens(cli: Cli, tmp_path: Path) -> None:
     assert runs[1]["psnr_db"] is None  # infinite: the same run twice
     assert runs[1]["ssim"] == pytest.approx(1.0)
     assert cli.works(*words).json["runs"][1]["macs_ratio"] < 1
+    table = cli.works(*(word for word in words if word != "--json")).out
+    assert "of all tokens" in table
+    assert "dense" not in table
+
+
+def test_compare_passes_facts_on_to_the_dense_file(cli: Cli, tmp_path: Path) -> None:
+    sparse, dense = save_latents(tmp_path / "sparse.safetensors", LAYOUT), tmp_path / "dense.pt"
+    torch.save(small_model(depth=5).state_dict(), dense)
+    words = ("compare", sparse, "--dense", dense, "--steps", 1, "--classes", 1)
+    assert "give --num-heads" in cli.refuses(*words)
+    table = cli.works(*words, "--num-heads", 4).out
+    assert "MACs (FLOPs) of a picture" in table
+    assert "of dense" in table
+
+
+@pytest.mark.parametrize(("prediction", "sampler"), [("flow", "euler"), ("flow", "heun"), ("eps", "ddim")])
+def test_cost_counts_the_evaluations_that_sampling_makes(
+    prediction: str, sampler: Any, cli: Cli, tmp_path: Path
+) -> None:
+    path = tmp_path / "sparse.safetensors"
+    model = small_model("1+1x[1,1,1,0]+1", input_size=(32, 32), learn_sigma=False)
+    schedule = sd.PruningSchedule(0.9, 0.3, hold_fraction=0.1, levels=None)
+    sd.save_checkpoint(path, model, schedule=schedule, prediction=prediction)
+    loaded = sd.load_checkpoint(path)
+    done = sample(loaded, initial_noise(loaded, 1), torch.tensor([1]), SampleOptions(7, sampler))
+    times = evaluation_times(prediction, 7, sampler)
+    assert times == tuple(e.time for e in done.evaluations)
+    assert sd.schedule_macs(loaded.config, schedule, times).macs == tuple(e.macs for e in done.evaluations)
+    if sampler != "heun":
+        found = cli.works("cost", path, "--steps", 7, "--json").json["sampling"]["executed"]
+        assert found["macs"] == done.macs
+        assert [row["time"] for row in found["per_evaluation"]] == [e.time for e in done.evaluations]
 
 
 def test_compare_refuses(cli: Cli, bundled: Path, tmp_path: Path) -> None:
@@ -222,6 +259,7 @@ def test_evaluate_refuses(cli: Cli, bundled: Path, tmp_path: Path) -> None:
     assert "at least 2" in cli.refuses("evaluate", "bundled:dense", "--samples", 1)
     assert "nothere" in cli.refuses("evaluate", "bundled:dense", "--judge", tmp_path / "nothere.safetensors")
     assert "classifier" in cli.refuses("evaluate", "bundled:dense", "--judge", eps)
+    assert "every model is dense" in cli.refuses("evaluate", "bundled:dense", "--preset", "256 fast")
 
 
 def test_spread() -> None:

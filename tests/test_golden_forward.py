@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_diffusers_and_original_weights_are_the_same_model(tmp_path: Path) -> No
     original = load(file, file.original, tmp_path).model.state_dict()
     assert ours.keys() == original.keys()
     assert all(torch.equal(ours[key], original[key]) for key in ours)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("i_optional_relat", "relat"), ("j_optional_sin", "sin")])
+def test_training_args_tell_of_relative_positions(name: str, kind: str, tmp_path: Path) -> None:
+    content = {"ema": golden(f"sparsedit_{name}").state, "args": argparse.Namespace(num_heads=4, attn_relat_pos=kind)}
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=f"attn_relat_pos='{kind}'"):
+        load_checkpoint(tmp_path / "model.pt", sparse_side=4)
 
 
 def test_relative_positions_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print has no reader
         return PIPE_CLOSED
     except (ValueError, OSError, ArithmeticError) as error:
-        return _say(args.command, f"error: {_sentence(error)}", BAD_INPUT)
+        return _say(args.command, f"error: {_flags(_sentence(error), args)}", BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
@@ -86,6 +87,15 @@ def _sentence(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def _flags(text: str, args: argparse.Namespace) -> str:
+    """The message with keywords of the functions, as ``num_heads=``, named as the command's flags, ``--num-heads``."""
+
+    def flag(match: re.Match[str]) -> str:
+        return f"--{match[1].replace('_', '-')}{' ' * bool(match[2])}" if hasattr(args, match[1]) else match[0]
+
+    return re.sub(r"(?<![\w-])([a-z][a-z_]*)=(?=([\w.]?))", flag, text)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from ..sampling import SampleOptions, Samples, initial_noise, sample
 from ..schedule import PruningSchedule
 from ..sheets import Row, row_sheet, to_pictures
 from . import options, text
-from .comparing import HEADER, Entry, decibel, likeness
+from .comparing import Entry, decibel, header, likeness
 from .files import check_ending, command_line, to_json, versions, write_json, write_png
 from .progress import label_tensor, sample_with_bar
 from .sample import caption, view
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(to_json(report))
         return
-    print(text.table(HEADER, [entry.cells(entries[0]) for entry in entries]))
+    print(text.table(header(name), [entry.cells(entries[0]) for entry in entries]))
     where = "pictures" if sparse.latent.kind == "pixel" else "latents, over the range of the reference's"
     print(f"{len(labels)} pictures; seconds of all in the model; PSNR and SSIM of the {where}.")
 
@@ -95,7 +95,7 @@ def _reference(args: argparse.Namespace, sparse: Loaded) -> tuple[str, Loaded, P
     name = args.dense or ("bundled:dense" if args.file == "bundled:sparsedit" else None)
     if name is None:
         return "all tokens", sparse, PruningSchedule(0.0, 0.0)
-    dense = options.open_model(name, args)
+    dense = options.open_model(name, args, **options.facts(args))
     if dense.layout is not None:
         raise ValueError(f"{name} is a SparseDiT (layout {dense.layout}); --dense takes a dense model")
     return "dense", dense, None
@@ -135,7 +135,7 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor) -> Image.Image:
     for entry in entries:
         images = entry.samples.images[:SHOWN]
         zoom = max(1, 96 // images.shape[-1])
-        notes = [f"{100 * entry.samples.macs / entries[0].samples.macs:.0f} % of MACs", f"{entry.seconds:.1f} s"]
+        notes = [f"{100 * entry.samples.macs / entries[0].samples.macs:.0f} % of the MACs", f"{entry.seconds:.1f} s"]
         if entry.like is not None:
             notes.append(f"PSNR {decibel(entry.like)}")
         rows.append(Row(entry.name, notes, to_pictures(view(images, loaded), zoom=zoom)))
@@ -143,4 +143,5 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor) -> Image.Image:
     below = "from the same noise" + (
         "" if loaded.latent.kind == "pixel" else "; rough colours of the latents, not decoded"
     )
-    return row_sheet(rows, names, title="Dense and sparse", below=below)
+    title = " and ".join(entry.name for entry in entries)
+    return row_sheet(rows, names, title=title[0].upper() + title[1:], below=below)

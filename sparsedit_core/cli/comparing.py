@@ -64,12 +64,15 @@ class Entry:
     def cells(self, reference: Entry) -> list[str]:
         """The cells of a table's line."""
         share = f"{100 * self.samples.macs / reference.samples.macs:.1f} %"
-        cells = [self.name, text.macs_text(self.samples.macs), share, f"{self.seconds:.2f}", _factor(self, reference)]
+        cells = [self.name, text.macs_text(self.samples.macs), share, f"{self.seconds:.2f}"]
+        cells.append(f"{reference.seconds / self.seconds:.2f}x")
         cells += [decibel(self.like), "-" if self.like is None or self.like.ssim is None else f"{self.like.ssim:.3f}"]
         return cells if self.accuracy is None else [*cells, f"{100 * self.accuracy:.1f} %"]
 
 
-HEADER = ["", "MACs of a picture", "of dense", "seconds", "speed", "PSNR", "SSIM"]
+def header(reference: str) -> list[str]:
+    """The columns of a table whose first line is ``reference``."""
+    return ["", "MACs (FLOPs) of a picture", f"of {reference}", "seconds", "speed", "PSNR", "SSIM"]
 
 
 def decibel(like: Likeness | None) -> str:
@@ -77,7 +80,3 @@ def decibel(like: Likeness | None) -> str:
     if like is None:
         return "-"
     return "equal" if math.isinf(like.psnr) else f"{like.psnr:.1f} dB"
-
-
-def _factor(entry: Entry, reference: Entry) -> str:
-    return f"{reference.seconds / entry.seconds:.2f}x"

@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..checkpoint import Loaded, load_checkpoint, save_checkpoint
+from ..checkpoint.export import export_checkpoint
+from ..checkpoint.infer import OFFICIAL_SIDE
+from ..config import check_side
 from ..convert import convert_dense
 from ..layout import SegmentLayout
 from . import options
@@ -32,6 +35,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default="official",
         help="initial fusion: official W1=0, W2=I (default), or identity W1=I, W2=0, dense output on the full grid",
     )
+    add_positions(parser)
+    parser.add_argument(
+        "--as",
+        dest="layout_of",
+        choices=("official", "diffusers"),
+        help="write the keys of the original projects or of diffusers (weights alone) instead of our own layout",
+    )
     parser.add_argument("--dtype", choices=options.DTYPES, help="cast the weights (default: as they are)")
     options.add_schedule(parser)
     options.add_facts(parser)
@@ -41,13 +51,23 @@ def run(args: argparse.Namespace) -> None:
     """Load, convert, save."""
     check_ending(args.out, ".safetensors")
     keywords = options.facts(args)
+    if args.layout_of is not None:
+        keywords["dtype"] = None if args.dtype is None else options.DTYPES[args.dtype]
     loaded = load_checkpoint(options.model_path(args.dense), **keywords)
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
-        loaded = to_sparse(loaded, SegmentLayout.parse(args.layout), args.sparse_side or 8, args.fusion)
+        loaded = to_sparse(
+            loaded, SegmentLayout.parse(args.layout), args.sparse_side, args.fusion, args.reinject_positions
+        )
+    elif args.reinject_positions:
+        raise ValueError("--reinject-positions builds a SparseDiT with other blocks; give its --layout too")
     elif schedule is not None and loaded.layout is None:
         raise ValueError("a schedule belongs to a SparseDiT, but no --layout was given and the model is dense")
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    if args.layout_of is not None:
+        export_checkpoint(args.out, loaded, args.layout_of)
+        print(f"{args.out}: {loaded.layout or 'dense'}, {args.layout_of} layout, weights alone")
+        return
     record = {"command": command_line(args.argv), "versions": versions()}
     dtype = None if args.dtype is None else options.DTYPES[args.dtype]
     save_checkpoint(args.out, loaded, schedule=schedule, dtype=dtype, metadata={"convert": record})
@@ -56,9 +76,24 @@ def run(args: argparse.Namespace) -> None:
         print("This is an initial state: its pictures are poor until it is fine-tuned (sparsedit finetune --help).")
 
 
-def to_sparse(loaded: Loaded, layout: SegmentLayout, side: int, fusion: str = "official") -> Loaded:
-    """The record of the converted model; the dense one is left alone."""
+def add_positions(parser: argparse.ArgumentParser) -> None:
+    """--reinject-positions."""
+    parser.add_argument(
+        "--reinject-positions",
+        action="store_true",
+        help="add positions to the sparse tokens and again after recovery, as the paper says and its code does not",
+    )
+
+
+def to_sparse(
+    loaded: Loaded, layout: SegmentLayout, side: int | None, fusion: str = "official", reinject_positions: bool = False
+) -> Loaded:
+    """The record of the converted model; the dense one is left alone. ``side`` None is the published 8."""
     model = convert_dense(
-        loaded.model, layout, sparse_side=side, fusion="identity" if fusion == "identity" else "official"
+        loaded.model,
+        layout,
+        sparse_side=OFFICIAL_SIDE if side is None else check_side(side, loaded.config.grid),
+        fusion="identity" if fusion == "identity" else "official",
+        reinject_positions=reinject_positions,
     )
     return replace(loaded, model=model, config=model.config)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import read_checkpoint
+from ..checkpoint.records import Prediction
 from ..config import DiTConfig
 from ..cost import MODELS, macs, model_config, token_grid
+from ..sampling import evaluation_times
 from ..schedule import PruningSchedule
 from ..schedule_cost import schedule_macs
+from ..tokens import Grid, clamp_grid, default_sparse_grid
 from . import options, text
 from .files import to_json
 
@@ -37,35 +40,53 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="static sparse side (default: midway between the schedule's ends)",
     )
-    parser.add_argument("--steps", type=options.positive, default=250, help="evaluations of the sampling (default 250)")
+    parser.add_argument(
+        "--steps",
+        type=options.positive,
+        default=250,
+        help="evaluations of the sampling, ddim or euler (flow models), default 250",
+    )
     options.add_schedule(parser)
+    options.add_facts(parser)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
-    config, factor, stored = _model(args)
-    report = count(config, args, factor, options.schedule_from(args, stored))
+    found = _model(args)
+    report = count(found, args, options.schedule_from(args, found.schedule))
     print(to_json(report) if args.json else _text(report))
 
 
-def _model(args: argparse.Namespace) -> tuple[DiTConfig, int | None, PruningSchedule | None]:
-    """Config with a layout if there is one, pixels per latent position, stored schedule."""
+@dataclass(frozen=True)
+class Subject:
+    """What is counted: a config with a layout if there is one; ``factor`` is pixels per latent position."""
+
+    config: DiTConfig
+    factor: int | None = None
+    schedule: PruningSchedule | None = None
+    prediction: Prediction = "eps"
+
+
+def _model(args: argparse.Namespace) -> Subject:
+    facts = options.facts(args)
     if args.model in MODELS:
+        if any(value is not None for value in facts.values()):
+            raise ValueError(f"--num-heads and the other facts are about files; all is known of {args.model}")
         config = MODELS[args.model]
-        return model_config(config, args.layout or LAYOUTS.get(config.depth)), None, None
+        return Subject(model_config(config, args.layout or LAYOUTS.get(config.depth)))
     path = options.model_path(args.model)
     if not path.exists() and not args.model.startswith("bundled:") and not path.suffix:
         raise ValueError(f"{args.model!r} is neither a file nor a known model; known are {', '.join(MODELS)}")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, **facts)
     default = None if checkpoint.layout is not None else LAYOUTS.get(checkpoint.config.depth)
-    return model_config(checkpoint.config, args.layout or default), checkpoint.latent.factor, checkpoint.schedule
+    config = model_config(checkpoint.config, args.layout or default)
+    return Subject(config, checkpoint.latent.factor, checkpoint.schedule, checkpoint.prediction)
 
 
-def count(
-    config: DiTConfig, args: argparse.Namespace, factor: int | None, schedule: PruningSchedule | None
-) -> dict[str, Any]:
+def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | None) -> dict[str, Any]:
     """The numbers as plain values."""
+    config, factor = found.config, found.factor
     dense_grid = token_grid(config, args.size, factor=factor)
     dense = replace(config, layout=None)
     report: dict[str, Any] = {
@@ -79,27 +100,33 @@ def count(
         if schedule is not None or args.side is not None:
             raise ValueError(f"a model of {config.depth} blocks has no layout of its own; give one with --layout")
         return report
-    side = args.side or static_side(schedule, config, dense_grid)
+    side, grid = static_grid(args.side, schedule, config, dense_grid)
     static = {}
     for convention in ("paper", "executed"):
-        cost = macs(config, args.size, sparse_side=side, convention=convention, factor=factor)
+        cost = macs(config, args.size, sparse_grid=grid, convention=convention, factor=factor)
         static[convention] = cost.to_json() | {"ratio_to_dense": cost.total / report["dense"][convention]["macs"]}
     report["static"] = {"side": side, **static}
     if schedule is not None:
+        times = evaluation_times(found.prediction, args.steps)
         report["schedule"] = schedule.to_json()
         report["sampling"] = {
-            name: schedule_macs(config, schedule, args.steps, args.size, convention=name, factor=factor).to_json()
+            name: schedule_macs(config, schedule, times, args.size, convention=name, factor=factor).to_json()
             for name in ("paper", "algorithm", "executed")
         }
     return report
 
 
-def static_side(schedule: PruningSchedule | None, config: DiTConfig, dense: tuple[int, int]) -> int:
-    """The checkpoint's side, or midway between the sides at both ends of a schedule."""
+def static_grid(side: int | None, schedule: PruningSchedule | None, config: DiTConfig, dense: Grid) -> tuple[int, Grid]:
+    """Side and grid: those asked for, midway between both ends of a schedule (longer side), or the checkpoint's."""
+    if side is not None:
+        if side**2 > dense[0] * dense[1]:
+            raise ValueError(f"--side {side} does not fit into the {dense[0]}x{dense[1]} token grid; give less")
+        return side, default_sparse_grid(dense, side)
     if schedule is None:
-        return config.sparse_side
-    sides = schedule.sides(max(dense))
-    return (sides[0] + sides[-1] + 1) // 2
+        return config.sparse_side, default_sparse_grid(dense, config.sparse_side)
+    sides, longer = schedule.sides(max(dense)), max(dense)
+    side = (sides[0] + sides[-1] + 1) // 2
+    return side, clamp_grid((round(dense[0] * side / longer), round(dense[1] * side / longer)), dense)
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from ..train.judge import accuracy
 from ..train.train_judge import load_judge
 from . import options, text
 from .compare import measure
-from .comparing import HEADER, Entry, decibel
+from .comparing import Entry, decibel, header
 from .files import command_line, to_json, versions, write_json, write_png
 from .pictures import check_fits
 from .sample import caption
@@ -128,7 +128,7 @@ def _report(args: argparse.Namespace, entries: list[Entry], schedules: dict[str,
 
 
 def _text(entries: list[Entry], files: list[Path], count: int) -> str:
-    header = [*HEADER, "class accuracy"]
-    lines = [text.table(header, [entry.cells(entries[0]) for entry in entries])]
+    columns = [*header(entries[0].name), "class accuracy"]
+    lines = [text.table(columns, [entry.cells(entries[0]) for entry in entries])]
     lines.append(f"{count} pictures from the same noise; PSNR and SSIM against the dense model's.")
     return "\n".join([*lines, *(f"wrote {path}" for path in files)])

@@ -18,7 +18,7 @@ from ..train.train_judge import load_judge
 from . import options, text
 from .files import check_ending, command_line, to_json, versions, write_json
 from .pictures import check_fits
-from .progress import sample_with_bar
+from .progress import bar, sample_with_bar
 
 SUMMARY = "judge models of the procedural pictures: class accuracy and Frechet distance, same noise and labels for all"
 EXAMPLE = "sparsedit evaluate bundled:dense bundled:sparsedit --samples 2000 --steps 20 --seeds 0 1 2"
@@ -56,8 +56,14 @@ def run(args: argparse.Namespace) -> None:
     models = [(name, options.open_model(name, args)) for name in args.files]
     for name, loaded in models:
         check_fits(loaded, name)
+    if options.schedule_from(args) is not None and all(loaded.layout is None for _, loaded in models):
+        raise ValueError(
+            "a pruning schedule was given but every model is dense; convert one first: sparsedit convert --help"
+        )
     references = args.references or args.samples
-    reference = reference_features(judge, references)
+    with bar(2 * references + args.samples, "real pictures", "pictures") as progress:
+        reference = reference_features(judge, references, progress=progress)
+        floor = real_floor(judge, args.samples, references, progress=progress)
     rows = [evaluate(name, loaded, args, judge, reference) for name, loaded in models]
     for row in rows:
         row["macs_ratio"] = row["mean_macs"] / rows[0]["mean_macs"]
@@ -69,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         "references": references,
         "steps": args.steps,
         "cfg": args.cfg,
-        "frechet_floor": real_floor(judge, args.samples, references),
+        "frechet_floor": floor,
         "models": rows,
     }
     if args.out is not None:
@@ -120,7 +126,12 @@ def _text(report: dict[str, Any]) -> str:
         for row in models
     ]
     cost = [
-        [row["file"], text.macs_text(row["mean_macs"]), f"{100 * row['macs_ratio']:.1f} %", _times(row)]
+        [
+            row["file"],
+            text.macs_text(row["mean_macs"]),
+            f"{100 * row['macs_ratio']:.1f} %",
+            f"{row['frechet_ratio']:.3f}x",
+        ]
         for row in models
     ]
     count, real = report["samples"], report["references"]
@@ -132,10 +143,6 @@ def _text(report: dict[str, Any]) -> str:
         f"{count} samples a seed, {report['steps']} steps, guidance {report['cfg']:g}; same noise and labels for all",
     ]
     return "\n\n".join(parts)
-
-
-def _times(row: dict[str, Any]) -> str:
-    return f"{row['frechet_ratio']:.3f}x"
 
 
 def _mean(values: dict[str, float], scale: float, digits: int, unit: str) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from ..checkpoint import load_checkpoint
 from ..layout import SegmentLayout
 from . import options
-from .convert import to_sparse
+from .convert import add_positions, to_sparse
 from .files import check_ending
 from .pictures import check_fits
 from .train import owned
@@ -31,8 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", metavar="TEXT", help='e.g. "1+1x[1,3,1,1]+1"; leave it out to go on with a SparseDiT'
     )
     parser.add_argument(
-        "--sparse-side", type=options.positive, default=8, metavar="N", help="side used without a schedule (default 8)"
+        "--sparse-side", type=options.positive, metavar="N", help="side used without a schedule (default 8)"
     )
+    add_positions(parser)
     add_training(parser)
     options.add_schedule(parser)
     options.add_threads(parser)
@@ -47,7 +48,14 @@ def run(args: argparse.Namespace) -> None:
     schedule = options.schedule_from(args, loaded.schedule)
     before = {"name": Path(args.dense).name, "metadata": loaded.metadata}
     if args.layout is not None:
-        loaded = to_sparse(loaded, SegmentLayout.parse(args.layout), args.sparse_side)
+        loaded = to_sparse(
+            loaded,
+            SegmentLayout.parse(args.layout),
+            args.sparse_side,
+            reinject_positions=args.reinject_positions,
+        )
+    elif args.reinject_positions and not loaded.config.reinject_positions:
+        raise ValueError(f"{args.dense} is a SparseDiT without re-added positions; start from the dense model")
     elif loaded.layout is None:
         raise ValueError(f'{args.dense} is dense; say how it becomes sparse with --layout, e.g. "1+1x[1,3,1,1]+1"')
     if schedule is None:

@@ -6,7 +6,7 @@ it shows. `judge_samples` gives both numbers of a set of samples; `real_floor` t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,9 @@ WIDTHS: tuple[int, ...] = (16, 48, 64, 96)
 
 REFERENCE_SEED = 7
 """Seed of the held-out pictures that samples are compared with."""
+
+Progress = Callable[[int], object]
+"""Called with the number of pictures done since the last call."""
 
 
 class Judge(Module):
@@ -81,12 +84,16 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     return float((predict(judge, images) == labels.cpu()).double().mean())
 
 
-def reference_features(judge: Judge, count: int, *, start: int = 0, seed: int = REFERENCE_SEED) -> Tensor:
+def reference_features(
+    judge: Judge, count: int, *, start: int = 0, seed: int = REFERENCE_SEED, progress: Progress | None = None
+) -> Tensor:
     """Features (count, 96) of held-out pictures start .. start + count - 1, never seen in training."""
     parts = []
     for first in range(start, start + count, 1000):
         images, _ = pictures(first, min(1000, start + count - first), seed=seed, split="heldout")
         parts.append(features(judge, images))
+        if progress is not None:
+            progress(len(images))
     return torch.cat(parts)
 
 
@@ -96,13 +103,13 @@ def judge_samples(judge: Judge, samples: Tensor, labels: Tensor, reference: Tens
     return Verdict(accuracy(judge, samples, labels), distance, len(samples))
 
 
-def real_floor(judge: Judge, samples: int, references: int) -> float:
+def real_floor(judge: Judge, samples: int, references: int, *, progress: Progress | None = None) -> float:
     """Frechet distance of `samples` further held-out pictures to the first `references`: nothing does better.
 
     With the sizes used for generated samples this is the value a perfect generator would be given.
     """
-    reference = reference_features(judge, references)
-    return frechet_distance(reference_features(judge, samples, start=references), reference)
+    reference = reference_features(judge, references, progress=progress)
+    return frechet_distance(reference_features(judge, samples, start=references, progress=progress), reference)
 
 
 def noisy(images: Tensor, generator: torch.Generator, strength: float = 0.25) -> Tensor:

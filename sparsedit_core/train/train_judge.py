@@ -114,7 +114,9 @@ def load_judge(path: str | os.PathLike[str] | None = None) -> tuple[Judge, dict[
         judge.load_state_dict(state)
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{source} does not hold the weights its header tells of ({reason}); train a new one") from error
+        raise ValueError(
+            f"{source} does not hold the weights its header tells of ({reason}); train a new one"
+        ) from error
     return judge.eval(), header
 
 
