@@ -23,9 +23,21 @@ NO_CLASS = -1
 """As a label: "no class", whatever row of the model's table that is."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """ComfyUI's attention for (B, M, C) queries and (B, N, C) keys and values."""
-    return optimized_attention(q, k, v, heads)  # type: ignore[no-any-return]
+OVERRIDE = "optimized_attention_override"
+
+
+class ComfyAttention:
+    """ComfyUI's attention for (B, M, C) queries and (B, N, C) keys and values.
+
+    ``options`` are the run's transformer_options while another node replaces the attention in them, else ``None``.
+    """
+
+    options: dict[str, Any] | None = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        if self.options is None:
+            return optimized_attention(q, k, v, heads)  # type: ignore[no-any-return]
+        return optimized_attention(q, k, v, heads, transformer_options=self.options)  # type: ignore[no-any-return]
 
 
 def layers(operations: Any) -> SimpleNamespace:
@@ -52,8 +64,9 @@ class ComfyDiT(DiT):
         device: torch.device | None = None,
         operations: Any = None,
     ) -> None:
-        super().__init__(config or DiTConfig(), ops=layers(operations), attention=attend, dtype=dtype, device=device)
-        self.dtype = dtype
+        attention = ComfyAttention()
+        super().__init__(config or DiTConfig(), ops=layers(operations), attention=attention, dtype=dtype, device=device)
+        self.dtype, self.comfy_attention = dtype, attention
 
     def forward(  # type: ignore[override]
         self,
@@ -75,7 +88,7 @@ class ComfyDiT(DiT):
         timesteps: Tensor,
         context: Tensor | None = None,  # noqa: ARG002  (a class-conditional model has no text)
         control: Any = None,
-        transformer_options: dict[str, Any] | None = None,  # noqa: ARG002
+        transformer_options: dict[str, Any] | None = None,
         y: Tensor | None = None,
         sparse_grid: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ARG002  (conditions of other nodes)
@@ -84,8 +97,13 @@ class ComfyDiT(DiT):
             raise ValueError("a ControlNet is attached, but DiT has no ControlNet inputs; remove the ControlNet node")
         if y is None:
             y = torch.full((x.shape[0],), self.config.num_classes, dtype=torch.long, device=x.device)
-        out = DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)
-        return out[:, : self.config.in_channels]
+        if not transformer_options or OVERRIDE not in transformer_options:
+            return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)[:, : self.config.in_channels]
+        self.comfy_attention.options = transformer_options
+        try:
+            return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)[:, : self.config.in_channels]
+        finally:
+            self.comfy_attention.options = None
 
 
 class DiTModelConfig(comfy.supported_models_base.BASE):  # type: ignore[misc]

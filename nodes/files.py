@@ -38,6 +38,16 @@ def checkpoint_path(name: str) -> str:
     )
 
 
+def missing(name: str | None) -> str | None:
+    """Why an offered name cannot be loaded, or ``None``; a linked widget has no name yet."""
+    try:
+        if name is not None:
+            checkpoint_path(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def file_stamp(name: str) -> str:
     """Changes when the file behind an offered name does, so that ComfyUI loads it again."""
     path = checkpoint_path(name)

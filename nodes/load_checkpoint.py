@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .files import checkpoint_names, checkpoint_path, file_stamp
+from .files import checkpoint_names, checkpoint_path, file_stamp, missing
 from .models import WEIGHT_DTYPES, build_patcher
 from .recipes import FileRecipe
 
@@ -70,6 +70,10 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        return missing(checkpoint) or True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, **_others: object) -> str:

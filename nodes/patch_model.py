@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sparsedit_core.checkpoint import Checkpoint, CheckpointError
 from .carry import carry_over, refuse_bound_changes
-from .files import checkpoint_names, checkpoint_path, file_stamp
+from .files import checkpoint_names, checkpoint_path, file_stamp, missing
 from .info import SparseDiTInfo, dense_info
 from .models import build_from, model_dtype
 from .recipes import FileRecipe
@@ -59,6 +59,10 @@ class SparseDiTPatchModel(io.ComfyNode):  # type: ignore[misc]
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
+        return missing(checkpoint) or True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, **_others: object) -> str:

@@ -13,7 +13,7 @@ import pytest
 from comfy_env import ComfyUI, find_comfyui
 
 FOLDER = Path(__file__).resolve().parent / "comfy_inprocess"
-SECONDS = 900
+SECONDS = 1800
 INSTALLED = find_comfyui()
 
 pytestmark = pytest.mark.comfy
@@ -33,15 +33,23 @@ def is_check(item: ast.stmt) -> bool:
 
 
 @cache
-def results(comfy: ComfyUI, module: str, folder: Path) -> dict[str, str]:
-    """The outcomes of a check file in one ComfyUI."""
-    result = folder / f"{comfy.version}-{module}.json"
+def results(comfy: ComfyUI, modules: tuple[str, ...], folder: Path) -> dict[str, str]:
+    """The outcomes of check files in one ComfyUI; one process for all, because starting it takes the longest."""
+    result = folder / f"{comfy.version}.json"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [comfy.python, str(FOLDER / "run.py"), str(comfy.root), str(result), f"{module}.py"]
+    files = [f"{module}.py" for module in modules]
+    command = [comfy.python, str(FOLDER / "run.py"), str(comfy.root), str(result), *files]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
     outcomes: dict[str, str] = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
     outcomes["end"] = f"exit status {done.returncode}\n{done.stderr[-3000:]}"
     return outcomes
+
+
+def selected(session: pytest.Session) -> tuple[str, ...]:
+    """The check files that the tests of this session are about."""
+    names = (item.callspec.params.get("name", "") for item in session.items if hasattr(item, "callspec"))
+    known = {name.partition("::")[0] for name in checks()}
+    return tuple(sorted({str(name).partition("::")[0] for name in names} & known))
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not INSTALLED, reason="no ComfyUI found; set COMFYUI_PATH to a checkout to run these")
 @pytest.mark.parametrize("name", checks())
 @pytest.mark.parametrize("comfy", INSTALLED, ids=str)
-def test_in_comfyui(comfy: ComfyUI, name: str, folder: Path) -> None:
-    outcomes = results(comfy, name.partition("::")[0], folder)
+def test_in_comfyui(comfy: ComfyUI, name: str, folder: Path, request: pytest.FixtureRequest) -> None:
+    outcomes = results(comfy, selected(request.session), folder)
     outcome = outcomes.get(name, f"the check did not run: {outcomes['end']}")
     if outcome.startswith("skip: "):
         pytest.skip(outcome.removeprefix("skip: "))

@@ -93,6 +93,9 @@ def check_missing_and_foreign_files_say_so() -> None:
     message = error_of(lambda: run("SparseDiTLoadCheckpoint", checkpoint="gone.pt", weight_dtype="fp32"))
     assert "gone.pt" in message
     assert "models/diffusion_models" in message
+    for name in ("SparseDiTLoadCheckpoint", "SparseDiTPatchModel"):
+        assert node(name).validate_inputs(checkpoint="gone.pt") == message
+        assert node(name).validate_inputs(checkpoint=None) is True
     (files.model_folder() / "text.pt").write_text("not a checkpoint", encoding="utf-8")
     message = error_of(lambda: run("SparseDiTLoadCheckpoint", checkpoint="text.pt", weight_dtype="fp32"))
     assert "text.pt" in message

@@ -7,7 +7,7 @@ from typing import Any
 
 import files
 import torch
-from comfy_pack import pack, run
+from comfy_pack import Skip, pack, run
 from sampling import evaluate, sample
 from torch import Tensor
 
@@ -212,6 +212,42 @@ def check_lora_changes_a_run_and_the_model_without_it_stays_bit_equal() -> None:
     changed = sample(with_lora(sparse, lora(everywhere())))
     assert (changed - before).norm() > 0.01 * before.norm()
     assert torch.equal(sample(sparse), before)
+
+
+def check_loras_switched_on_by_conditioning() -> None:
+    """ComfyUI's LoRA hooks on both conditionings do what the LoRA on the model does."""
+    import comfy.hooks
+    import comfy.lora
+
+    sparse = identity_model(dense_model())
+    weights = lora(everywhere())
+    expected = sample(with_lora(sparse, weights))
+    plain = sample(sparse)
+    hooks = comfy.hooks.create_hook_lora(dict(weights), 0.8, 0.0)
+    hooked = sample(sparse, hooks=hooks)
+    torch.testing.assert_close(hooked, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(hooked, plain, rtol=1e-2, atol=1e-2)
+    assert torch.equal(sample(sparse), plain)
+
+
+def check_streamed_patches_are_the_same() -> None:
+    """Dynamic VRAM builds patches anew from their weights before it applies them."""
+    import comfy.lora
+
+    if not hasattr(comfy.lora, "prefetch_prepared_value"):
+        raise Skip("this ComfyUI has no dynamic VRAM")
+    sparse = identity_model(dense_model())
+    changed = with_lora(sparse, lora(everywhere()))
+    expected = evaluate(changed, *INPUT, sparse_grid=FULL)
+    streamed = sparse.clone()
+    for key, patches in changed.patches.items():
+        streamed.patches[key] = [
+            (strength, comfy.lora.prefetch_prepared_value(patch, [0], None, None, False), *rest)
+            for strength, patch, *rest in patches
+        ]
+    assert any(patch[1] is not old[1] for key, (patch,) in streamed.patches.items() for old in changed.patches[key])
+    streamed.patches_uuid = object()
+    assert torch.equal(evaluate(streamed, *INPUT, sparse_grid=FULL), expected)
 
 
 def check_clones_split_too() -> None:

@@ -190,6 +190,25 @@ def check_wrappers_of_other_nodes_run_once_per_evaluation() -> None:
     assert len(calls) == 3
 
 
+def check_an_attention_of_another_node_is_used() -> None:
+    """As nodes for other attention kernels do it."""
+    calls: list[int] = []
+
+    def other(original: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    model = sparse_model()
+    plain = sample(model, steps=2)
+    replaced = model.clone()
+    replaced.model_options["transformer_options"]["optimized_attention_override"] = other
+    assert torch.equal(sample(replaced, steps=2), plain)
+    attention_blocks = 6  # of seven, one is a Poolingformer
+    assert len(calls) == 2 * attention_blocks
+    assert torch.equal(sample(model, steps=2), plain)
+    assert len(calls) == 2 * attention_blocks
+
+
 def check_pixels_from_noise_to_image() -> None:
     """A flow model on RGB pixels with the VAE "pixel_space", as in the bundled quickstart."""
     import comfy.sd

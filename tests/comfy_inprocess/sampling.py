@@ -32,9 +32,11 @@ def sample(
     scheduler: str = "normal",
     denoise: float = 1.0,
     seed: int = 5,
+    hooks: Any = None,
     **keywords: Any,
 ) -> Tensor:
     """The latent of a run with classifier-free guidance, as KSampler makes it."""
+    import comfy.hooks
     import comfy.sample
 
     channels = model.model.latent_format.latent_channels
@@ -42,6 +44,8 @@ def sample(
     noise = comfy.sample.prepare_noise(latent, seed)
     positive = [[torch.zeros(1, 1, 1), {"class_label": torch.tensor(list(labels))}]]
     negative = [[torch.zeros(1, 1, 1), {}]]
+    if hooks is not None:
+        positive, negative = (comfy.hooks.set_hooks_for_conditioning(c, hooks) for c in (positive, negative))
     return comfy.sample.sample(
         model, noise, steps, cfg, sampler, scheduler, positive, negative, latent, denoise=denoise, seed=seed,
         disable_pbar=True, **keywords,
