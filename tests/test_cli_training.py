@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_model(cli: Cli, tmp_path: Path) -> None:
 def test_training_goes_on_from_a_checkpoint(cli: Cli, tmp_path: Path) -> None:
     source = save_pixels(tmp_path / "source.safetensors", LAYOUT)
     before = source.read_bytes()
-    frozen = ("--learning-rate", 0.0)
+    frozen = ("--learning-rate", 1e-12)
     cli.works("train", tmp_path / "on.safetensors", "--init", source, *SHORT, *frozen)
     loaded, original = sd.load_checkpoint(tmp_path / "on.safetensors"), sd.load_checkpoint(source)
     assert loaded.schedule == original.schedule
@@ -97,7 +97,7 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "heads" in cli.refuses("train", out, *SMALL, "--heads", 3)
     assert "leave out --depth" in cli.refuses("train", out, "--init", model, "--depth", 5)
     assert "nothere" in cli.refuses("train", out, "--init", tmp_path / "nothere.safetensors")
-    assert "no training step" in cli.refuses("train", out, *SMALL, "--pictures", 3, "--batch", 4)
+    assert "at least one batch" in cli.refuses("train", out, *SMALL, "--pictures", 3, "--batch", 4)
     assert "no schedule was given" in cli.refuses("train", out, *SMALL, "--layout", LAYOUT)
     assert "the model is dense" in cli.refuses("train", out, *SMALL, *RATES)
     assert "own pictures" in cli.refuses("train", out, "--init", save_latents(tmp_path / "eps.safetensors"))
@@ -111,6 +111,8 @@ def test_finetune_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "--rate-noise" in cli.refuses("finetune", dense, out, "--layout", LAYOUT)
     assert "has 8 blocks" in cli.refuses("finetune", dense, out, "--layout", "1+1x[1,3,1,1]+1", *RATES)
     assert "already" in cli.refuses("finetune", sparse, out, "--layout", LAYOUT)
+    assert "re-added positions" in cli.refuses("finetune", sparse, out, "--reinject-positions")
+    assert "does not fit" in cli.refuses("finetune", dense, out, "--layout", LAYOUT, "--sparse-side", 9)
     assert "swap them" in cli.refuses("finetune", dense, out, "--rate-noise", 0.1, "--rate-clean", 0.9)
     assert names(tmp_path) == ["dense.safetensors", "sparse.safetensors"]
 

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from sparsedit_core.cost import macs
+from sparsedit_core.device import wait
 from sparsedit_core.plots_run import draw_run
 from sparsedit_core.run_record import RunRecord, measure
 from sparsedit_core.schedule import PruningSchedule
@@ -87,3 +89,12 @@ def test_the_picture_does_not_show_seconds(count):
     assert first.shape == (420, 900, 3)
     assert np.array_equal(first, second)
     assert len(np.unique(first.reshape(-1, 3), axis=0)) > 10
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_times_are_taken_when_the_device_is_done(kind, monkeypatch):
+    waited = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda *device: waited.append(device))
+    wait(torch.device(kind))
+    wait(torch.device("cpu"))
+    assert len(waited) == 1
