@@ -63,7 +63,8 @@ class Block(nn.Module):
     def fuse(self, sparse: Tensor, shortcut: Tensor, sparse_grid: Grid, dense_grid: Grid) -> Tensor:
         """X' = Up(X_s) W1 + X W2, at the cost of M rows for W1: nearest upsampling commutes with it."""
         up: Tensor = upsample(self.merged_layer1(sparse), sparse_grid, dense_grid)
-        return up + self.merged_layer2(shortcut)
+        kept: Tensor = self.merged_layer2(shortcut)
+        return up + kept
 
 
 def walk(
