@@ -33,7 +33,8 @@ class Oracle:
         patches = x.view(len(x), channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         kernel = self.weights["x_embedder.proj.weight"].flatten(1)
         tokens = F.linear(patches, kernel, self.weights["x_embedder.proj.bias"]) + self.weights["pos_embed"]
-        hidden = F.silu(self.linear("t_embedder.mlp.0", timestep_features(t, timestep_frequencies())))
+        features = timestep_features(t, torch.tensor(timestep_frequencies()))
+        hidden = F.silu(self.linear("t_embedder.mlp.0", features))
         c = self.linear("t_embedder.mlp.2", hidden) + self.weights["y_embedder.embedding_table.weight"][y]
         tokens = self.blocks(tokens, c, sparse)
         shift, scale = self.linear("final_layer.adaLN_modulation.1", F.silu(c))[:, None].chunk(2, -1)
