@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..dit import DiT
-from ..layers import SelfAttention, timestep_features
+from ..layers import SelfAttention
 from ..sdtm import Block
 
 
@@ -82,7 +81,4 @@ def dense_blocks(model: DiT) -> list[tuple[Block, SelfAttention]]:
 
 def condition(model: DiT, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Timestep and label embedding (B, C)."""
-    frequencies = torch.tensor(model.t_embedder.frequencies, device=t.device)
-    features = timestep_features(t, frequencies).to(x.dtype)
-    hidden = F.silu(model.t_embedder.mlp[0](features))
-    return model.t_embedder.mlp[2](hidden) + model.y_embedder(y, x.dtype)  # type: ignore[no-any-return]
+    return model.t_embedder(t, x.dtype) + model.y_embedder(y, x.dtype)  # type: ignore[no-any-return]
