@@ -15,7 +15,7 @@ from ..sampling import SampleOptions, Samples, initial_noise, sample
 from ..schedule import PruningSchedule
 from ..sheets import Row, row_sheet, to_pictures
 from . import options, text
-from .comparing import Entry, decibel, header, likeness
+from .comparing import UNITS, Entry, decibel, header, likeness
 from .files import check_ending, command_line, to_json, versions, write_json, write_png
 from .progress import label_tensor, sample_with_bar
 from .sample import caption, view
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
         "command": command_line(args.argv),
         "versions": versions(),
         "pictures": len(labels),
+        "units": UNITS,
         "runs": [entry.to_json(entries[0]) for entry in entries],
     }
     if args.report is not None:

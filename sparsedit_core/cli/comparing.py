@@ -12,6 +12,9 @@ from ..metrics import WINDOW, psnr, ssim
 from ..sampling import Samples, grid_counts
 from . import text
 
+UNITS = "1 MAC = 2 FLOPs, executed; totals are of one picture, those of an evaluation of all its images; seconds of all"
+"""What the numbers of a report count."""
+
 
 @dataclass(frozen=True)
 class Likeness:

@@ -20,7 +20,7 @@ from ..train.judge import accuracy
 from ..train.train_judge import load_judge
 from . import options, text
 from .compare import measure
-from .comparing import Entry, decibel, header
+from .comparing import UNITS, Entry, decibel, header
 from .files import command_line, to_json, versions, write_json, write_png
 from .pictures import check_fits
 from .sample import caption
@@ -121,7 +121,7 @@ def _report(args: argparse.Namespace, entries: list[Entry], schedules: dict[str,
         "pictures": args.pictures,
         "steps": args.steps,
         "seed": args.seed,
-        "units": "MACs executed for one picture, all its evaluations; 1 MAC = 2 FLOPs; seconds of all pictures",
+        "units": UNITS,
         "schedules": {name: schedule.to_json() for name, schedule in schedules.items()},
         "runs": [entry.to_json(entries[0]) for entry in entries],
     }

@@ -14,6 +14,7 @@ from ..checkpoint import Loaded
 from ..sampling import Samples, grid_counts, initial_noise
 from ..sheets import grid_sheet, to_pictures
 from . import options, text
+from .comparing import UNITS
 from .files import check_ending, command_line, to_json, write_bytes, write_png
 from .progress import label_tensor, sample_with_bar
 
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
         "command": command_line(args.argv),
         "files": [path.name for path in files],
         "pictures": len(labels),
+        "units": UNITS,
         "macs": samples.macs,
         "flops": 2 * samples.macs,
         "seconds": samples.seconds,
