@@ -58,14 +58,13 @@ class Pooling:
         self.columns = averaging_matrix(dense[1], sparse[1], device)  # (w, W)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Tokens (B, H*W, C) to (B, h*w, C), computed in float32, returned in the dtype of x."""
+        """Tokens (B, H*W, C) to (B, h*w, C), computed in float32 (autocast aside), returned in the dtype of x."""
         if self.dense == self.sparse:
             return x
         (H, W), (h, w) = self.dense, self.sparse
         b, _, c = x.shape
-        with torch.amp.autocast(x.device.type, enabled=False):  # which would round the averages to half precision
-            y = torch.matmul(self.columns, x.float().reshape(b * H, W, c))  # (B*H, w, C)
-            y = torch.matmul(self.rows, y.reshape(b, H, w * c))  # (B, h, w*C)
+        y = torch.matmul(self.columns, x.float().reshape(b * H, W, c))  # (B*H, w, C)
+        y = torch.matmul(self.rows, y.reshape(b, H, w * c))  # (B, h, w*C)
         return y.view(b, h * w, c).to(x.dtype)
 
 
