@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sparsedit_core.config import check_side
 from ..sparsedit_core.layout import SegmentLayout
 from .carry import carry_over, refuse_bound_changes
 from .info import dense_info
@@ -78,6 +79,7 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
         refuse_bound_changes(model, NAME)
         roles = SegmentLayout.parse(layout)
         roles.check_depth(dense.config.depth)
+        check_side(sparse_side, dense.config.grid)
         recipe = ConvertRecipe(recipe_of(model), roles, sparse_side, fusion)
         converted = build_patcher(recipe, model_dtype(model))
         carry_over(model, converted)
