@@ -17,9 +17,12 @@ def refuse_bound_changes(source: Any, node: str) -> None:
     inside = [key for key in source.object_patches if key.split(".")[0] == _INSIDE]
     compiled = source.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(_COMPILE_KEY)
     injected = list(source.injections)
-    if compiled or inside or injected:
+    several = source.additional_models.get("multigpu")  # copies of the source's network for other GPUs
+    if compiled or inside or injected or several:
         names = ", ".join([*inside, *injected][:3])
-        found = "is compiled" if compiled else f"has parts of its network replaced ({names})"
+        found = f"has parts of its network replaced ({names})"
+        if compiled or several:
+            found = "is compiled" if compiled else "is spread over several GPUs"
         raise ValueError(
             f"the MODEL given to {node} {found}, which cannot go over to another network; put {node} right after the "
             "loader, before the node that does this"

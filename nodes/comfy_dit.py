@@ -95,6 +95,12 @@ class ComfyDiT(DiT):
     ) -> Tensor:
         if control is not None:
             raise ValueError("a ControlNet is attached, but DiT has no ControlNet inputs; remove the ControlNet node")
+        if x.ndim != 4 or x.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"the latent has the shape {tuple(x.shape)} but this model takes pictures of {self.config.in_channels} "
+                "channels; encode the picture with the model's own VAE (Stable Diffusion 1 for DiT, pixel_space for "
+                "the bundled models)"
+            )
         if y is None:
             y = torch.full((x.shape[0],), self.config.num_classes, dtype=torch.long, device=x.device)
         if not transformer_options or OVERRIDE not in transformer_options:
@@ -133,10 +139,12 @@ def latent_format(info: SparseDiTInfo) -> comfy.latent_formats.LatentFormat:
     if latent.kind == "pixel" and latent.channels == 3:
         return comfy.latent_formats.ChromaRadiance()
     if latent.kind == "latent" and latent.channels == 4:
-        return comfy.latent_formats.SD15(scale_factor=latent.scale)
-    plain = comfy.latent_formats.LatentFormat()
-    plain.latent_channels, plain.scale_factor = latent.channels, latent.scale
-    return plain
+        form = comfy.latent_formats.SD15(scale_factor=latent.scale)
+    else:
+        form = comfy.latent_formats.LatentFormat()
+        form.latent_channels, form.scale_factor = latent.channels, latent.scale
+    form.spacial_downscale_ratio = latent.factor  # 0.33 sizes empty latents by it
+    return form
 
 
 class DiTBaseModel(comfy.model_base.BaseModel):  # type: ignore[misc]
@@ -157,6 +165,11 @@ class DiTBaseModel(comfy.model_base.BaseModel):  # type: ignore[misc]
     def _rows(self, labels: Tensor) -> Tensor:
         """Rows of the label table; ``NO_CLASS`` becomes the null class."""
         config = self.sparsedit.config
+        if not config.null_class and bool((labels == NO_CLASS).any()):
+            raise ValueError(
+                f"{self.sparsedit.source} was trained without a null class, so it cannot be guided: connect the "
+                "positive output of SparseDiT Class Label to the sampler's negative input too, and set cfg to 1"
+            )
         labels = torch.where(labels == NO_CLASS, config.num_classes, labels)
         last = config.num_classes - 1 + config.null_class
         if labels.numel() == 0 or int(labels.min()) < 0 or int(labels.max()) > last:

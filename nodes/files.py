@@ -48,8 +48,11 @@ def missing(name: str | None) -> str | None:
     return None
 
 
-def file_stamp(name: str) -> str:
-    """Changes when the file behind an offered name does, so that ComfyUI loads it again."""
+def file_stamp(name: str | None) -> str:
+    """Changes when the file behind an offered name does, so that ComfyUI loads it again; a linked widget has no name,
+    there ComfyUI goes by the node it is linked to."""
+    if name is None:
+        return ""
     path = checkpoint_path(name)
     stat = os.stat(path)
     return f"{path}:{stat.st_mtime_ns}:{stat.st_size}"

@@ -76,7 +76,7 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
         return missing(checkpoint) or True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str, **_others: object) -> str:
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **_others: object) -> str:
         return file_stamp(checkpoint)
 
     @classmethod

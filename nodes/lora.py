@@ -138,8 +138,9 @@ def _rows_of(patch: Any, first: int, count: int, rows: int) -> Any:
 
 def _report(partly: set[str], refused: Mapping[str, str]) -> None:
     if partly:
+        blocks = {name.rpartition(".attn.")[0] for name in partly}  # weight and bias are one block
         log.warning(
-            "LoRA: the q and k of %d Poolingformer blocks are left out: pooled attention has only v", len(partly)
+            "LoRA: the q and k of %d Poolingformer blocks are left out: pooled attention has only v", len(blocks)
         )
     if refused:
         log.warning(
@@ -167,6 +168,14 @@ class SplitQkv:
         rewritten, became = split_patches(patches, self.model.sparsedit.config)
         accepted = set(super().add_hook_patches(hook, rewritten, strength_patch, strength_model))  # type: ignore[misc]
         return [key for key, parts in became.items() if accepted.intersection(parts)]
+
+    def set_injections(self, key: str, injections: Any) -> None:
+        """ComfyUI's method; LoRAs that run beside the weights find no ``attn.qkv`` module in the split blocks."""
+        if key == "bypass_lora" and fused_shapes(self.model.sparsedit.config):
+            log.warning(
+                "Load LoRA (Bypass) does not reach q, k and v of generation, recovery and pooled blocks; use Load LoRA"
+            )
+        super().set_injections(key, injections)  # type: ignore[misc]
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Tensor]:
         """The real weights, without the stand-ins for names."""

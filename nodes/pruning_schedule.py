@@ -74,7 +74,7 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
             curve=curve,
             steps=steps,
             points=parse_points(points) if curve == CUSTOM else (),
-            levels=levels or None,
+            levels=max(levels, 2) if levels else None,
             start=start_percent,
             end=end_percent,
         )
@@ -185,7 +185,7 @@ def _shape_inputs() -> list[io.Input]:
             tooltip="The token grid takes at most this many sizes in a run, at least 2. Fewer means fewer compilations "
             "with torch.compile. 0 follows the curve exactly.",
         ),
-        _slider("start_percent", 0.0, "Part of the sampling where it starts to act; before, no token is dropped.", 1.0),
+        _slider("start_percent", 0.0, "Part of the sampling where it starts to act; before, no token is dropped."),
         _slider("end_percent", 1.0, "Part of the sampling where it stops to act; after, no token is dropped.", 1.0),
     ]
 

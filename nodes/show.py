@@ -18,6 +18,7 @@ def to_image(picture: Image) -> Tensor:
 
 def show_text(text: str, node: type[io.ComfyNode]) -> None:
     """Write ``text`` on ``node``; nothing happens where no server runs (scripts, tests)."""
-    running = sys.modules.get("server")  # not imported: outside a server that fails on ComfyUI 0.3.64
-    if running is not None and node.hidden is not None:
-        running.PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+    module = sys.modules.get("server")  # not imported: outside a server that fails on ComfyUI 0.3.64
+    server = module and getattr(module.PromptServer, "instance", None)  # set when the server is made
+    if server is not None and node.hidden is not None:
+        server.send_progress_text(text, node.hidden.unique_id)
