@@ -164,7 +164,7 @@ def check_save_computes_loras_in_and_leaves_the_model_alone() -> None:
 def check_save_stays_in_its_folder() -> None:
     validate = node("SparseDiTSaveCheckpoint").validate_inputs
     assert validate(filename_prefix="a/b") is True
-    for prefix in ("../up", "/root/x", "a/../../b", "folder/"):
+    for prefix in ("../up", "/elsewhere/x", "a/../../b", "folder/"):
         assert "filename_prefix" in validate(filename_prefix=prefix)
         assert "filename_prefix" in error_of(lambda prefix=prefix: save(load(), prefix))
 
