@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
@@ -15,14 +16,17 @@ _COMPILE_KEY = "torch.compile"
 def refuse_bound_changes(source: Any, node: str) -> None:
     """Raise ``ValueError`` if other nodes replaced parts *inside* the source's network, which another one lacks."""
     inside = [key for key in source.object_patches if key.split(".")[0] == _INSIDE]
-    compiled = source.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(_COMPILE_KEY)
-    injected = list(source.injections)
-    several = source.additional_models.get("multigpu")  # copies of the source's network for other GPUs
-    if compiled or inside or injected or several:
-        names = ", ".join([*inside, *injected][:3])
-        found = f"has parts of its network replaced ({names})"
-        if compiled or several:
-            found = "is compiled" if compiled else "is spread over several GPUs"
+    replaced = ", ".join([*inside, *source.injections][:3])
+    found = ""
+    if source.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(_COMPILE_KEY):
+        found = "is compiled"
+    elif source.additional_models.get("multigpu"):  # copies of the source's network for other GPUs
+        found = "is spread over several GPUs"
+    elif source.load_device != mm.get_torch_device():
+        found = f"was moved to the device {source.load_device}"
+    elif replaced:
+        found = f"has parts of its network replaced ({replaced})"
+    if found:
         raise ValueError(
             f"the MODEL given to {node} {found}, which cannot go over to another network; put {node} right after the "
             "loader, before the node that does this"

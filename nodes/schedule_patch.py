@@ -8,6 +8,7 @@ computed apart), APPLY_MODEL decides the sparse grid from the timestep and hands
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
 from .runs import Published, publish
 from .sampling_time import diffusion_time, model_timestep
+
+log = logging.getLogger("sparsedit")
 
 KEY = "sparsedit"
 COMPILED = "torch.compile"
@@ -97,6 +100,7 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         kept = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
         guider.model_options["transformer_options"][KEY] = run
+        _warn_of_unused_patches(kept["transformer_options"])
         try:
             samples = executor(*args, **kwargs)
         finally:
@@ -143,6 +147,16 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
         (WrappersMP.APPLY_MODEL, apply_model),
     ]
+
+
+def _warn_of_unused_patches(transformer_options: dict[str, Any]) -> None:
+    kinds = [kind for name in ("patches", "patches_replace") for kind in transformer_options.get(name, {})]
+    if kinds:
+        log.warning(
+            "the MODEL carries patches of other nodes (%s) made for networks with such places; a DiT has none, so they "
+            "do nothing",
+            ", ".join(sorted(set(kinds))),
+        )
 
 
 def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -93,7 +94,7 @@ def check_side(side: int, dense: tuple[int, int]) -> int:
     """The side of a sparse grid that was asked for; ``ValueError`` when ``dense`` (rows, columns) has fewer tokens."""
     if side**2 > dense[0] * dense[1]:
         raise ValueError(
-            f"sparse side {side} does not fit into the {dense[0]}x{dense[1]} token grid; give the side the model was "
-            "trained with as sparse_side="
+            f"sparse side {side} has more tokens than the model's {dense[0]}x{dense[1]} grid; give a sparse_side of at "
+            f"most {math.isqrt(dense[0] * dense[1])}"
         )
     return side

@@ -77,6 +77,22 @@ class PooledAttention(nn.Module):
         return self.proj(self.v(x.mean(dim=1, keepdim=True, dtype=torch.float32).to(x.dtype)))  # type: ignore[no-any-return]
 
 
+def tanh_gelu_(x: Tensor) -> Tensor:
+    """GELU in its tanh form, x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3); may overwrite x.
+
+    For float32 inference on a CPU it is computed as the same x sigmoid(2u), in half the time of torch's kernel and
+    without another tensor of x's size.
+    """
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or not x.is_contiguous()
+    if plain or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.gelu(x, approximate="tanh")
+    slope = math.sqrt(8 / math.pi)
+    start = x.new_tensor(slope)
+    for rows in x.flatten(0, -2).split(128):  # what stays in the processor's cache
+        rows.mul_(torch.addcmul(start, rows, rows, value=0.044715 * slope).mul_(rows).sigmoid_())
+    return x
+
+
 class Mlp(nn.Module):
     """Two layers with tanh-GELU between them."""
 
@@ -86,7 +102,7 @@ class Mlp(nn.Module):
         self.fc2 = ops.Linear(hidden, dim, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.fc2(tanh_gelu_(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 # Frequencies 0.02 of a float32 step from a rounding tie, which the exponential behind the published implementations'

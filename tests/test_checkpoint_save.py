@@ -167,7 +167,7 @@ def test_keywords_on_a_file_of_ours(tmp_path: Path) -> None:
     save_checkpoint(path, small_model(LAYOUT))
     assert read_checkpoint(path, num_heads=4, base_size=8, num_classes=10).config.num_heads == 4
     assert read_checkpoint(path, sparse_side=3, semantics="diffusers").config.sparse_side == 3
-    with pytest.raises(CheckpointError, match="9 does not fit into the 8x8 token grid"):
+    with pytest.raises(CheckpointError, match="9 has more tokens than the model's 8x8 grid"):
         read_checkpoint(path, sparse_side=9)
     for keywords in ({"num_heads": 8}, {"num_classes": 9}, {"base_size": 16}):
         with pytest.raises(CheckpointError, match="but the file says"):

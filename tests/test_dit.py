@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from golden_files import relative_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from torch import nn
 
 from sparsedit_core.convert import convert_dense
 from sparsedit_core.dit import DiT
-from sparsedit_core.layers import attend
+from sparsedit_core.layers import attend, tanh_gelu_
 from sparsedit_core.layout import SegmentLayout
 
 few = settings(max_examples=20)
@@ -205,3 +206,14 @@ def test_without_null_class_and_learned_variance() -> None:
     assert model.y_embedder.embedding_table.weight.shape == (5, 16)
     with torch.no_grad():
         assert model(*inputs(wanted)).shape == (2, 4, 8, 8)
+
+
+def test_gelu_without_gradients_is_the_tanh_gelu() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e4, 1e4, 0.0])])
+    expected = F.gelu(x.double(), approximate="tanh").float()
+    assert torch.equal(tanh_gelu_(x), F.gelu(x, approximate="tanh"))
+    with torch.no_grad():
+        half = x.bfloat16()
+        assert torch.equal(tanh_gelu_(half), F.gelu(half, approximate="tanh"))
+        table = x.expand(300, -1).contiguous()
+        torch.testing.assert_close(tanh_gelu_(table[None])[0, 299], expected, rtol=0, atol=1e-6)

@@ -23,6 +23,7 @@ from ..diffusion import flow_losses
 from ..dit import DiT
 from ..schedule import PruningSchedule
 from ..tokens import Grid
+from .autocast import autocast
 from .pictures import CLASS_NAMES, pictures
 
 logger = logging.getLogger("sparsedit")
@@ -39,6 +40,7 @@ class TrainOptions:
     ``decay``       fraction of the run, at its end, over which the learning rate falls linearly to zero
     ``label_drop``  fraction of labels replaced by the null class (classifier-free guidance)
     ``ema``         decay of the averaged weights per step; they are what is saved
+    ``bfloat16``    blocks compute in bfloat16 (autocast); weights, optimiser and loss stay float32
     """
 
     pictures: int = 100_000
@@ -51,6 +53,7 @@ class TrainOptions:
     seed: int = 0
     first: int = 0
     save_every: int = 16_000
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.pictures or self.save_every < 1:
@@ -148,8 +151,13 @@ def batch_loss(
     noise = torch.randn(images.shape, generator=generator)
     dropped = torch.rand(options.batch, generator=generator) < options.label_drop
     labels = torch.where(dropped, model.config.num_classes, labels)
-    losses = flow_losses(lambda x, t: model(x, t, labels, sparse_grid=grid), images, times, noise)
-    return losses["loss"].mean()
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        with autocast(model, options.bfloat16):
+            predicted: Tensor = model(x, t, labels, sparse_grid=grid)
+        return predicted.float()
+
+    return flow_losses(velocity, images, times, noise)["loss"].mean()
 
 
 def save(model: DiT, out: str | os.PathLike[str], schedule: PruningSchedule | None, metadata: dict[str, Any]) -> None:

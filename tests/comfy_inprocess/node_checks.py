@@ -104,6 +104,9 @@ def check_patch_refuses_what_does_not_fit() -> None:
     replaced = dense.clone()
     replaced.add_object_patch("diffusion_model.blocks.0.forward", lambda x: x)
     assert "right after the loader" in error_of(lambda: patch(replaced, "sparse.safetensors"))
+    moved = dense.clone()
+    moved.load_device = torch.device("meta")
+    assert "moved to the device meta" in error_of(lambda: patch(moved, "sparse.safetensors"))
 
 
 def patch(model: Any, checkpoint: str) -> Any:

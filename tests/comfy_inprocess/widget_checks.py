@@ -47,12 +47,18 @@ def check_every_widget_has_a_tooltip_and_the_default_of_the_core() -> None:
 
 
 def check_early_and_late_refusals() -> None:
-    validate = node("SparseDiTPruningSchedule").validate_inputs
-    assert validate("custom", 0.8, 0.5) is True
-    assert validate("512 fast", 0.1, 0.5) is True
-    assert validate("custom", None, 0.5) is True
-    assert "below rate_clean" in validate("custom", 0.4, 0.5)
-    assert "512 fast" in validate("nonsense", 0.8, 0.5)
+    def validate(**changes: Any) -> Any:
+        values = {name: value for name, value in (DEFAULTS | changes).items() if name != "preview_tokens"}
+        return node("SparseDiTPruningSchedule").validate_inputs(**values)
+
+    assert validate() is True
+    assert validate(preset="512 fast", rate_noise=0.1) is True
+    assert validate(rate_noise=None, start_percent=0.9, end_percent=0.1) is True  # linked: execute will tell
+    assert "below rate_clean" in validate(rate_noise=0.4)
+    assert "512 fast" in validate(preset="nonsense")
+    assert "start 0.9 to end 0.1" in validate(start_percent=0.9, end_percent=0.1)
+    assert "time:rate" in validate(curve="custom", points="0.3 0.7")
+    assert validate(points="0.3 0.7") is True  # not used by this curve
     assert "time:rate" in error_of(lambda: widgets(curve="custom", points="0.3 0.7"))
     assert "start" in error_of(lambda: widgets(start_percent=0.5, end_percent=0.2))
 
