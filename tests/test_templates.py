@@ -13,6 +13,9 @@ from comfy_env import PACK, ComfyUI, find_comfyui
 from comfy_server import Server, base_folder
 from PIL import Image
 
+from sparsedit_core.bundled import bundled_path
+from sparsedit_core.checkpoint import load_checkpoint
+
 TEMPLATES = sorted((PACK / "workflows").glob("*.json"))
 SAVED = {"SparseDiT quickstart": (10, (256, 256)), "SparseDiT DiT-XL-2 ImageNet": (4, (256, 256))}
 INSTALLED = find_comfyui()
@@ -130,3 +133,15 @@ def check_outputs(server: Server, template: Path, history: dict[str, Any]) -> No
 
 def texts_of(history: dict[str, Any]) -> list[str]:
     return [text for output in history["outputs"].values() for text in output.get("text", []) if "MACs" in text]
+
+
+def test_the_quickstart_has_the_schedule_that_its_model_was_trained_with() -> None:
+    (widgets,) = (
+        node["inputs"]
+        for node in api_twin(PACK / "workflows" / "SparseDiT quickstart.json").values()
+        if node["class_type"] == "SparseDiTPruningSchedule"
+    )
+    trained = load_checkpoint(bundled_path("sparsedit")).schedule
+    assert trained is not None
+    names = ("rate_noise", "rate_clean", "hold", "hold_fraction", "curve", "levels")
+    assert {name: widgets[name] for name in names} == {name: getattr(trained, name) for name in names}

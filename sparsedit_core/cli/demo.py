@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def variants(sparse: Loaded) -> dict[str, PruningSchedule]:
-    """The trained schedule, a sparser and a denser one, and all tokens."""
+    """The trained schedule, a sparser and a denser one."""
     trained = sparse.schedule
     if trained is None:
         raise ValueError("the bundled SparseDiT stores no schedule; install the package again")
@@ -76,7 +76,6 @@ def variants(sparse: Loaded) -> dict[str, PruningSchedule]:
         "sparse: as trained": trained,
         "sparse: fewer tokens": keeping(trained, SPARSER),
         "sparse: more tokens": keeping(trained, DENSER),
-        "sparse: all tokens": PruningSchedule(0.0, 0.0),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from comfy_pack import pack
 from load_checks import error_of
+from lora_checks import warnings_of
 from sampling import sample
 from scheduled import apply, load, load_dense, records, schedule, spied
 
@@ -105,6 +106,17 @@ def check_the_files_own_schedule_acts_until_another_is_applied() -> None:
     plain, calls = spied(load())
     sample(plain, steps=2)
     assert {grid for _, grid, _, _ in calls} == {(3, 3)}
+
+
+def check_patches_that_a_dit_has_no_place_for_are_told() -> None:
+    model = load(schedule=schedule())
+    never = sample(model, steps=2)
+    foreign = model.clone()
+    foreign.set_model_attn1_replace(lambda q, _k, _v, _options: q, "output", 3, 0)
+    lines = warnings_of(lambda: torch.testing.assert_close(sample(foreign, steps=2), never, rtol=0, atol=0))
+    assert len(lines) == 1
+    assert "attn1" in lines[0]
+    assert warnings_of(lambda: sample(model, steps=2)) == []
 
 
 def check_full_density_and_window() -> None:
