@@ -64,7 +64,7 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
 def outside_note(schedule: PruningSchedule, config: DiTConfig, trained: PruningSchedule | None) -> str:
     """What is worth knowing when ``schedule`` leaves the rates of training; empty when it does not.
 
-    Without a stored schedule the checkpoint knows one token grid: that of ``config.sparse_side`` at its own size.
+    Without a stored schedule the model knows one token grid: that of ``config.sparse_side`` at its own size.
     """
     low, high = _rates(schedule)
     if trained is not None:
@@ -73,7 +73,7 @@ def outside_note(schedule: PruningSchedule, config: DiTConfig, trained: PruningS
     else:
         rate = 1 - min(config.sparse_side**2 / (config.grid[0] * config.grid[1]), 1.0)
         known = rate, rate
-        words = f"it was trained with one token grid of side {config.sparse_side}, rate {rate:.2f}"
+        words = f"it is made for one token grid of side {config.sparse_side}, rate {rate:.2f}"
     if known[0] - 0.005 <= low and high <= known[1] + 0.005:
         return ""
     return f"outside the checkpoint's range: {words}, this schedule has {low:.2f} to {high:.2f}; expect worse pictures"

@@ -61,11 +61,19 @@ def _merge(target: dict[str, Any], source: dict[str, Any]) -> None:
             target.setdefault(kind, {}).setdefault(key, list(functions))
 
 
-def _carry_weight_patches(source: Any, target: Any) -> None:
-    for key, patches in source.patches.items():
-        for strength, patch, strength_model, offset, function in patches:
+def _layers(patches: dict[str, list[Any]]) -> dict[tuple[int, float, float], dict[Any, Any]]:
+    """What ``add_patches`` was given, as few times as possible: the n-th patches of all weights of one strength."""
+    layers: dict[tuple[int, float, float], dict[Any, Any]] = {}
+    for key, of_weight in patches.items():
+        for number, (strength, patch, strength_model, offset, function) in enumerate(of_weight):
             part = key if offset is None and function is None else (key, offset, function)
-            target.add_patches({part: patch}, strength, strength_model)
+            layers.setdefault((number, strength, strength_model), {})[part] = patch
+    return dict(sorted(layers.items(), key=lambda layer: layer[0][0]))
+
+
+def _carry_weight_patches(source: Any, target: Any) -> None:
+    for (_, strength, strength_model), patches in _layers(source.patches).items():
+        target.add_patches(patches, strength, strength_model)
     state = target.model_state_dict()
     for key, functions in source.weight_wrapper_patches.items():
         if key in state:

@@ -103,9 +103,8 @@ class ComfyDiT(DiT):
             )
         if y is None:
             y = torch.full((x.shape[0],), self.config.num_classes, dtype=torch.long, device=x.device)
-        if not transformer_options or OVERRIDE not in transformer_options:
-            return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)[:, : self.config.in_channels]
-        self.comfy_attention.options = transformer_options
+        replaced = transformer_options is not None and OVERRIDE in transformer_options
+        self.comfy_attention.options = transformer_options if replaced else None
         try:
             return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)[:, : self.config.in_channels]
         finally:

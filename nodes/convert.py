@@ -58,7 +58,8 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
                     tooltip=(
                         "What recovered tokens start from. 'official': the dense tokens before the module, as in the "
                         "published code. 'identity': the sparse tokens themselves, which without Poolingformers (a "
-                        "layout beginning with 0) and on the full grid is the dense model exactly."
+                        "layout beginning with 0), with one generation block a module and on the full grid is the "
+                        "dense model exactly."
                     ),
                 ),
             ],

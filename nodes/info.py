@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..sparsedit_core.checkpoint import Checkpoint, Latent
-from ..sparsedit_core.checkpoint.records import Prediction
 from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.diffusion.model_time import Prediction
 from ..sparsedit_core.layout import SegmentLayout
 from ..sparsedit_core.schedule import PruningSchedule
 

@@ -48,7 +48,8 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
                     optional=True,
                     tooltip=(
                         "Attention heads. 0 takes the number from the file or, where it does not say, the published "
-                        "one for the model's width (XL 16, L 16, B 12, S 6). A wrong number loads and gives noise."
+                        "one for the model's width (XL 16, L 16, B 12, S 6). Files that say it refuse another; "
+                        "in others a wrong number loads and gives noise."
                     ),
                 ),
                 io.Int.Input(

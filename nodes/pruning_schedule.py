@@ -41,27 +41,13 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
         )
 
     @classmethod
-    def validate_inputs(  # the names that the schedule is made of; a linked widget has no value yet
-        cls,
-        preset: str | None,
-        rate_noise: float | None,
-        rate_clean: float | None,
-        hold_fraction: float | None,
-        hold: str | None,
-        curve: str | None,
-        steps: int | None,
-        points: str | None,
-        levels: int | None,
-        start_percent: float | None,
-        end_percent: float | None,
+    def validate_inputs(  # ComfyUI repeats an error for every input named here
+        cls, preset: str | None = None, rate_noise: float | None = None, rate_clean: float | None = None
     ) -> bool | str:
-        rates, shape = (preset, rate_noise, rate_clean), (hold_fraction, hold, curve, steps, points, levels)
-        values = (*rates, *shape, start_percent, end_percent)
-        try:
-            if None not in values:
-                schedule_of(*values)  # type: ignore[arg-type]
-        except ValueError as error:
-            return str(error)
+        if preset is not None and preset != CUSTOM and preset not in PRESETS:
+            return f"there is no preset {preset!r}; choose {', '.join([*PRESETS, CUSTOM])}"
+        if preset == CUSTOM and None not in (rate_noise, rate_clean) and rate_noise < rate_clean:
+            return f"rate_noise {rate_noise:g} is below rate_clean {rate_clean:g}; tokens are pruned most at pure noise"
         return True
 
     @classmethod
@@ -82,42 +68,22 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
         model: Any = None,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        shape = (hold_fraction, hold, curve, steps, points, levels)
-        schedule = schedule_of(preset, rate_noise, rate_clean, *shape, start_percent, end_percent)  # type: ignore[arg-type]
+        rates = PruningSchedule(rate_noise, rate_clean) if preset == CUSTOM else PRESETS[preset]
+        schedule = replace(
+            rates,
+            hold_fraction=hold_fraction,
+            hold=hold,
+            curve=curve,
+            steps=steps,
+            points=parse_points(points) if curve == CUSTOM else (),
+            levels=max(levels, 2) if levels else None,
+            start=start_percent,
+            end=end_percent,
+        )
         dense = preview_grid(preview_tokens, model, latent)
         picture = to_image(draw_schedule(schedule, dense, title=_title(preset)))
         show_text(summary(schedule, dense, model), cls)
         return io.NodeOutput(schedule, picture, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def schedule_of(
-    preset: str,
-    rate_noise: float,
-    rate_clean: float,
-    hold_fraction: float,
-    hold: Any,
-    curve: Any,
-    steps: int,
-    points: str,
-    levels: int,
-    start_percent: float,
-    end_percent: float,
-) -> PruningSchedule:
-    """The schedule of the widgets; ``ValueError`` where they contradict each other."""
-    if preset != CUSTOM and preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}; choose {', '.join([*PRESETS, CUSTOM])}")
-    rates = PruningSchedule(rate_noise, rate_clean) if preset == CUSTOM else PRESETS[preset]
-    return replace(
-        rates,
-        hold_fraction=hold_fraction,
-        hold=hold,
-        curve=curve,
-        steps=steps,
-        points=parse_points(points) if curve == CUSTOM else (),
-        levels=max(levels, 2) if levels else None,
-        start=start_percent,
-        end=end_percent,
-    )
 
 
 def parse_points(text: str) -> tuple[tuple[float, float], ...]:
@@ -218,8 +184,8 @@ def _shape_inputs() -> list[io.Input]:
             default=6,
             min=0,
             max=64,
-            tooltip="The token grid takes at most this many sizes in a run, at least 2. Fewer means fewer compilations "
-            "with torch.compile. 0 follows the curve exactly.",
+            tooltip="The token grid takes at most this many sizes in a run, at least 2, and the full grid outside "
+            "start and end percent. Fewer means fewer compilations with torch.compile. 0 follows the curve exactly.",
         ),
         _slider("start_percent", 0.0, "Part of the sampling where it starts to act; before, no token is dropped."),
         _slider("end_percent", 1.0, "Part of the sampling where it stops to act; after, no token is dropped.", 1.0),

@@ -13,7 +13,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sparsedit_core.checkpoint import save_checkpoint
-from .models import WEIGHT_DTYPES, recipe_of, sparsedit_info
+from .info import sparsedit_info
+from .models import WEIGHT_DTYPES, recipe_of
 
 FOLDERS = ("output", "models/diffusion_models")
 _PREFIX = "diffusion_model."
@@ -44,7 +45,7 @@ class SparseDiTSaveCheckpoint(io.ComfyNode):  # type: ignore[misc]
                     "folder",
                     options=list(FOLDERS),
                     default=FOLDERS[0],
-                    tooltip="Where to save. Only files in models/diffusion_models are offered by the loader.",
+                    tooltip="Where to save. Of these two, the loader offers the files in models/diffusion_models.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -67,6 +68,7 @@ class SparseDiTSaveCheckpoint(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def execute(cls, model: Any, filename_prefix: str, folder: str, dtype: str) -> io.NodeOutput:
         sparsedit_info(model)
+        refuse_unsaved(model)
         problem = _prefix_problem(filename_prefix)
         if problem:
             raise ValueError(problem)
@@ -77,10 +79,26 @@ class SparseDiTSaveCheckpoint(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(str(path))
 
 
+def refuse_unsaved(model: Any) -> None:
+    """Raise ``ValueError`` if the MODEL computes with something that is in no weight and no patch of one."""
+    inside = [key for key in model.object_patches if key.startswith(_PREFIX)]
+    if inside or model.injections:
+        names = ", ".join([*inside, *model.injections][:3])
+        raise ValueError(
+            f"the MODEL has parts of its network replaced ({names}), which a file of weights cannot hold; use Load "
+            "LoRA instead of its bypass variant, or save before the node that does this"
+        )
+
+
 def patched_state(state: dict[str, Tensor], patches: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights with a model patcher's patches computed in, in float32, each in its own type again."""
+    """The weights with a model patcher's patches computed in, in float32, each in its own type again.
+
+    ComfyUI patches the weights of layers alone, so that patches of the position table act in no run and in no file.
+    """
     result = dict(state)
     for key, changes in patches.items():
+        if key == f"{_PREFIX}pos_embed":
+            continue
         weight = state[key.removeprefix(_PREFIX)]
         changed = comfy.lora.calculate_weight(changes, weight.to(torch.float32, copy=True), key)
         result[key.removeprefix(_PREFIX)] = changed.to(weight.dtype)

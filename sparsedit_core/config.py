@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .layout import SegmentLayout
 
+Semantics = Literal["original", "diffusers"]
+
+_COUNTS = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes", "sparse_side")
+_MAX_MLP_RATIO = 64
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -38,9 +42,10 @@ class DiTConfig:
     layout: SegmentLayout | None = None
     sparse_side: int = 8
     reinject_positions: bool = False
-    semantics: Literal["original", "diffusers"] = "original"
+    semantics: Semantics = "original"
 
     def __post_init__(self) -> None:
+        self._check_values()
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden size {self.hidden_size} cannot be split into {self.num_heads} heads; give a number of heads "
@@ -50,10 +55,25 @@ class DiTConfig:
             raise ValueError(f"hidden size {self.hidden_size} is no multiple of 4, which the 2-D position table needs")
         if any(side % self.patch_size for side in self.input_size):
             raise ValueError(f"input size {self.input_size} is no multiple of the patch size {self.patch_size}")
-        if self.sparse_side < 1:
-            raise ValueError(f"sparse_side is {self.sparse_side}; it is the side of a token grid and must be 1 or more")
         if self.layout is not None:
             self.layout.check_depth(self.depth)
+
+    def _check_values(self) -> None:
+        """Each value by itself: configs also come out of files."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        for name, value in (counts | dict(zip(("height", "width"), self.input_size, strict=True))).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+        for name in ("null_class", "learn_sigma", "reinject_positions"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+        ratio = self.mlp_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio <= _MAX_MLP_RATIO:
+            raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number above 0, at most {_MAX_MLP_RATIO}")
+        if self.mlp_hidden < 1:
+            raise ValueError(f"mlp_ratio {ratio:g} leaves the hidden size {self.hidden_size} no MLP; give a larger one")
+        if self.semantics not in get_args(Semantics):
+            raise ValueError(f"semantics is {self.semantics!r}; expected one of {', '.join(get_args(Semantics))}")
 
     @property
     def out_channels(self) -> int:
@@ -94,7 +114,7 @@ def check_side(side: int, dense: tuple[int, int]) -> int:
     """The side of a sparse grid that was asked for; ``ValueError`` when ``dense`` (rows, columns) has fewer tokens."""
     if side**2 > dense[0] * dense[1]:
         raise ValueError(
-            f"sparse side {side} has more tokens than the model's {dense[0]}x{dense[1]} grid; give a sparse_side of at "
-            f"most {math.isqrt(dense[0] * dense[1])}"
+            f"sparse side {side} does not fit into the {dense[0]}x{dense[1]} token grid; give the side the model is "
+            f"trained with, sparse_side={math.isqrt(dense[0] * dense[1])} or less"
         )
     return side

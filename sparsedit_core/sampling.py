@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,6 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Loaded
-from .checkpoint.records import Prediction
 from .device import wait
 from .diffusion import (
     Diffusion,
@@ -29,6 +29,7 @@ from .diffusion import (
     with_guidance,
 )
 from .diffusion.flow import MODEL_TIME_SCALE
+from .diffusion.model_time import Prediction
 from .dit import DiT
 from .run_record import Evaluation, measure
 from .schedule import PruningSchedule
@@ -63,6 +64,8 @@ class SampleOptions:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps is {self.steps} and batch is {self.batch}; both must be 1 or more")
+        if not math.isfinite(self.cfg):
+            raise ValueError(f"the guidance scale is {self.cfg}; give a number, 1 for no guidance")
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def sample(
     """Turn noise (B, C, H, W) into pictures of the classes ``labels`` (B,), on the model's device.
 
     ``seed`` is that of the noise a stochastic sampler adds; ``progress`` is called with the pictures of a batch
-    after each of its evaluations. ``ValueError`` for a label, sampler or schedule that the model does not have.
+    after each of its evaluations. ``ValueError`` for a label, sampler or schedule that the model does not have,
+    ``ArithmeticError`` when the pictures are not finite.
     """
     options = options or SampleOptions()
     options = replace(options, sampler=_sampler(loaded, options.sampler))
@@ -126,8 +130,11 @@ def sample(
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
         images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
         records.append(recorder.evaluations)
+    finished = torch.cat(images)
+    if not bool(torch.isfinite(finished).all()):
+        raise ArithmeticError("the model gave NaN or infinite values; compute in float32, and check the file")
     merged = (reduce(Evaluation.joined, group) for group in zip(*records, strict=True))
-    return Samples(torch.cat(images), tuple(merged))
+    return Samples(finished, tuple(merged))
 
 
 class _Recorder:

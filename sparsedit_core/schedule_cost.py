@@ -72,7 +72,7 @@ class ScheduleCost:
 
 
 def even_times(steps: int) -> tuple[float, ...]:
-    """``steps`` diffusion times evenly from 1 (noise) to 0 (image), as DiT's respacing takes them."""
+    """``steps`` diffusion times evenly from 1 to 0; those of a sampler: ``sampling.evaluation_times``."""
     if steps < 1:
         raise ValueError(f"a sampling of {steps} steps is empty; give at least 1")
     return tuple(1.0 - i / max(steps - 1, 1) for i in range(steps))

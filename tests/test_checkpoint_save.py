@@ -167,7 +167,7 @@ def test_keywords_on_a_file_of_ours(tmp_path: Path) -> None:
     save_checkpoint(path, small_model(LAYOUT))
     assert read_checkpoint(path, num_heads=4, base_size=8, num_classes=10).config.num_heads == 4
     assert read_checkpoint(path, sparse_side=3, semantics="diffusers").config.sparse_side == 3
-    with pytest.raises(CheckpointError, match="9 has more tokens than the model's 8x8 grid"):
+    with pytest.raises(CheckpointError, match="9 does not fit into the 8x8 token grid"):
         read_checkpoint(path, sparse_side=9)
     for keywords in ({"num_heads": 8}, {"num_classes": 9}, {"base_size": 16}):
         with pytest.raises(CheckpointError, match="but the file says"):
@@ -187,6 +187,16 @@ def test_keywords_on_a_file_of_ours(tmp_path: Path) -> None:
         (lambda d: d["config"].update(num_heads=0), "damaged"),
         (lambda d: d["config"].update(hidden_size=64), "misshapen"),
         (lambda d: d["config"].update(hidden_size="wide"), "damaged"),
+        (lambda d: d["config"].update(hidden_size=32.0), "hidden_size is 32.0"),
+        (lambda d: d["config"].update(in_channels=True), "in_channels is True"),
+        (lambda d: d["config"].update(num_heads=-4), "num_heads is -4"),
+        (lambda d: d["config"].update(sparse_side=4.5), "sparse_side is 4.5"),
+        (lambda d: d["config"].update(null_class="yes"), "null_class is 'yes'"),
+        (lambda d: d["config"].update(mlp_ratio=float("nan")), "mlp_ratio is nan"),
+        (lambda d: d["config"].update(mlp_ratio=1e30), "mlp_ratio is 1e+30"),
+        (lambda d: d["config"].update(semantics="foo"), "semantics is 'foo'"),
+        (lambda d: d["config"].update(input_size=[8]), "damaged"),
+        (lambda d: d.update(version=True), "version"),
         (lambda d: d["latent"].update(kind="audio"), "damaged"),
         (lambda d: d.update(prediction="v"), "prediction is 'v'"),
         (lambda d: d.update(class_names=["a"]), "1 class names"),

@@ -183,7 +183,7 @@ def test_image_size_is_in_pixels_of_the_picture() -> None:
         ({"layout": "1+1"}, "has 2 blocks but the model has 28"),
         ({"sparse_grid": (4, 4)}, "dense model"),
         ({"layout": XL, "sparse_grid": (17, 4)}, "not larger"),
-        ({"layout": XL, "sparse_side": 17}, "17 has more tokens than the model's 16x16 grid"),
+        ({"layout": XL, "sparse_side": 17}, "17 does not fit into the 16x16 token grid"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, object], said: str) -> None:

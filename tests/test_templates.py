@@ -20,6 +20,7 @@ TEMPLATES = sorted((PACK / "workflows").glob("*.json"))
 SAVED = {"SparseDiT quickstart": (10, (256, 256)), "SparseDiT DiT-XL-2 ImageNet": (4, (256, 256))}
 INSTALLED = find_comfyui()
 NOTES = ("Note", "MarkdownNote")
+SEED_CONTROL = ("fixed", "randomize", "increment", "decrement")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -45,8 +46,11 @@ def test_nodes_links_and_values_are_those_of_the_api_twin(template: Path) -> Non
         linked = {port["name"]: links[port["link"]] for port in node["inputs"] if port.get("link") is not None}
         inputs = api[number]["inputs"]
         assert linked == {name: value for name, value in inputs.items() if isinstance(value, list)}
-        values = [value for value in inputs.values() if not isinstance(value, list)]
-        assert [value for value in values if value not in node.get("widgets_values", [])] == []
+        values = {name: value for name, value in inputs.items() if not isinstance(value, list)}
+        widgets = [value for value in node.get("widgets_values", []) if value not in SEED_CONTROL]
+        assert widgets == list(values.values())
+        named = node.get("widgets_values_named", values)
+        assert {name: named[name] for name in values} == values
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)

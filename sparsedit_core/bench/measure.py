@@ -83,7 +83,9 @@ class Measurement:
             "sparse_seconds": self.sparse_seconds,
             "speed_up": self.speed_up,
             "dense_macs": self.dense_macs,
+            "dense_flops": 2 * self.dense_macs,
             "sparse_macs": self.sparse_macs,
+            "sparse_flops": 2 * self.sparse_macs,
             "macs_ratio": self.macs_ratio,
             "speed_up_over_macs_ratio": self.reached,
             "dense_over_bare": self.median(DENSE) / self.median(BARE),
@@ -94,6 +96,7 @@ class Measurement:
                     "share": share,
                     "seconds": self.median(grid_name(grid)),
                     "macs": self.macs[grid],
+                    "flops": 2 * self.macs[grid],
                 }
                 for grid, share in self.grids.items()
             ],

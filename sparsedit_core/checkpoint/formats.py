@@ -46,7 +46,10 @@ _DIFFUSERS_BLOCK = {
     "adaLN_modulation.1": ("norm1.linear",),
 }
 DIFFUSERS_POSITIONS = "pos_embed.pos_embed"
-_DIFFUSERS_COPY = re.compile(r"transformer_blocks\.[1-9]\d*\.norm1\.emb\..*")
+_DIFFUSERS_COPY = re.compile(
+    r"transformer_blocks\.[1-9]\d*\.norm1\.emb\."
+    r"(timestep_embedder\.linear_[12]\.(weight|bias)|class_embedder\.embedding_table\.weight)"
+)
 
 
 def dense_roles(depth: int) -> tuple[Role, ...]:

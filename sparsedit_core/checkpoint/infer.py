@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Literal
 
-from ..config import DiTConfig, check_side
+from ..config import DiTConfig, Semantics, check_side
 from ..layout import SegmentLayout
 from .errors import CheckpointError, listed
 from .facts import Facts
@@ -45,7 +44,7 @@ def infer_config(
     depth: int,
     layout: SegmentLayout | None,
     facts: Facts,
-    semantics: Literal["original", "diffusers"],
+    semantics: Semantics,
 ) -> DiTConfig:
     """The config of a model with these flat shapes; requires :func:`check_anchors`.
 

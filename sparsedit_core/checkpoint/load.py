@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig, check_side
+from ..config import DiTConfig, Semantics, check_side
 from ..dit import DiT
 from ..layout import SegmentLayout
 from ..tokens import sincos_table
@@ -27,7 +27,6 @@ from .records import Checkpoint, Description, Loaded, default_latent
 from .shapes import Shape, fit_problems, raise_problems
 from .unwrap import unwrap
 
-Semantics = Literal["original", "diffusers"]
 POSITIONS = "pos_embed"
 
 
@@ -68,6 +67,8 @@ def read_checkpoint(
         raise CheckpointError(
             "position_scale belongs to PixArt models; the positions of a DiT have no scale: leave it out"
         )
+    if semantics not in (None, *get_args(Semantics)):
+        raise CheckpointError(f"semantics is {semantics!r}; expected one of {', '.join(get_args(Semantics))}")
     if dtype is not None and not dtype.is_floating_point:
         raise CheckpointError(
             f"dtype {dtype} is not a floating type; give torch.float32, bfloat16, float16 or a float8"

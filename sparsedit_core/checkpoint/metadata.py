@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ..config import DiTConfig
+from ..diffusion.model_time import Prediction
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
-from .records import Description, Latent, Prediction
+from .records import Description, Latent
 
 KEY = "sparsedit"
 VERSION = 1
@@ -45,7 +46,7 @@ def from_metadata(metadata: Mapping[str, str], blocks: int) -> Description | Non
     try:
         data = json.loads(metadata[KEY])
         version = data["version"]
-        if not isinstance(version, int) or version > VERSION:
+        if type(version) is not int or not 1 <= version <= VERSION:
             raise CheckpointError(
                 f"the file has metadata version {version!r}, this program reads up to {VERSION}; update it"
             )

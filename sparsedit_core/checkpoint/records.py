@@ -9,12 +9,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..config import DiTConfig
+from ..diffusion.model_time import Prediction
 from ..dit import DiT
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
 from .detect import Format
-
-Prediction = Literal["eps", "flow"]
 
 SD_LATENT_SCALE = 0.18215  # the Stable Diffusion 1 autoencoder, which every released DiT uses
 

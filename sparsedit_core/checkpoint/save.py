@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..atomic import replacing
+from ..diffusion.model_time import Prediction
 from ..dit import DiT
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
 from .formats import flat_table
 from .metadata import to_metadata
-from .records import Checkpoint, Description, Latent, Loaded, Prediction, default_latent
+from .records import Checkpoint, Description, Latent, Loaded, default_latent
 from .shapes import fit_problems, raise_problems, roles_of
 
 

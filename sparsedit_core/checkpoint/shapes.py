@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import DiTConfig
@@ -79,6 +80,8 @@ def raise_problems(problems: list[str], format_name: str) -> None:
 def _fits(value: Any, shape: Shape | None) -> bool:
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.device.type == "meta":
         return False
+    if value.layout is not torch.strided:
+        return False
     return shape is None or tuple(value.shape) == shape
 
 
@@ -86,4 +89,5 @@ def _shape(value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     note = "" if value.is_floating_point() else f" of {value.dtype}"
+    note += "" if value.layout is torch.strided else f" in the layout {value.layout}"
     return f"{tuple(value.shape)}{note}" + (" without data" if value.device.type == "meta" else "")

@@ -95,7 +95,7 @@ def _flags(text: str, args: argparse.Namespace) -> str:
     def flag(match: re.Match[str]) -> str:
         return f"--{match[1].replace('_', '-')}{' ' * bool(match[2])}" if hasattr(args, match[1]) else match[0]
 
-    return re.sub(r"(?<![\w-])([a-z][a-z_]*)=(?=([\w.]?))", flag, text)
+    return re.sub(r"(?<![\w-])([a-z][a-z_]*)=(?![\"'])(?=([\w.]?))", flag, text)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ EXAMPLE = "sparsedit bench --models DiT-XL/2@512 --device cuda --batch 1 8 --mod
 CPU_MODELS, GPU_MODELS = ("DiT-B/2@512", "DiT-XL/2@256"), ("DiT-XL/2@256", "DiT-XL/2@512")
 MODES: tuple[Mode, ...] = ("eager", "compiled", "cuda-graphs")
 HEADER = (
-    "case", "dense ms", "sparse ms", "speed-up", "dense GMACs", "sparse GMACs", "MAC ratio", "reached",
+    "case", "dense ms", "sparse ms", "speed-up", "dense work", "sparse work", "MAC ratio", "reached",
     "dense/plain", "dense/bare",
 )  # fmt: skip
 NOTES = """One evaluation of the whole batch, medians; sparse is the mean over the schedule's evaluations.
@@ -172,8 +172,8 @@ def row(found: Measurement) -> list[str]:
         f"{1000 * dense:.1f}",
         f"{1000 * found.sparse_seconds:.1f}",
         f"{found.speed_up:.2f}x",
-        f"{found.dense_macs / 1e9:.1f}",
-        f"{found.sparse_macs / 1e9:.1f}",
+        text.macs_text(found.dense_macs),
+        text.macs_text(found.sparse_macs),
         f"{found.macs_ratio:.2f}x",
         f"{100 * found.reached:.0f} %",
         f"{dense / found.median('plain'):.3f}",

@@ -32,8 +32,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fusion",
         choices=("official", "identity"),
-        default="official",
-        help="initial fusion: official W1=0, W2=I (default), or identity W1=I, W2=0, dense output on the full grid",
+        help="initial fusion: official W1=0, W2=I (the default), or identity W1=I, W2=0: without Poolingformers and "
+        "with one generation block a module the dense model's output on the full grid",
     )
     add_positions(parser)
     parser.add_argument(
@@ -56,11 +56,13 @@ def run(args: argparse.Namespace) -> None:
     loaded = load_checkpoint(options.model_path(args.dense), **keywords)
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
-        loaded = to_sparse(
-            loaded, SegmentLayout.parse(args.layout), args.sparse_side, args.fusion, args.reinject_positions
-        )
-    elif args.reinject_positions:
-        raise ValueError("--reinject-positions builds a SparseDiT with other blocks; give its --layout too")
+        layout, fusion = SegmentLayout.parse(args.layout), args.fusion or "official"
+        loaded = to_sparse(loaded, layout, args.sparse_side, fusion, args.reinject_positions)
+    elif args.reinject_positions or args.fusion is not None:
+        flag = "--reinject-positions" if args.reinject_positions else "--fusion"
+        raise ValueError(f"{flag} is about building a SparseDiT; give its --layout too")
+    elif args.sparse_side is not None and loaded.layout is None:
+        raise ValueError("--sparse-side belongs to a SparseDiT, but no --layout was given and the model is dense")
     elif schedule is not None and loaded.layout is None:
         raise ValueError("a schedule belongs to a SparseDiT, but no --layout was given and the model is dense")
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import read_checkpoint
-from ..checkpoint.records import Prediction
 from ..config import DiTConfig
 from ..cost import MODELS, macs, model_config, token_grid
+from ..diffusion.model_time import Prediction
 from ..sampling import evaluation_times
 from ..schedule import PruningSchedule
 from ..schedule_cost import schedule_macs

@@ -21,7 +21,7 @@ from ..train.train_judge import load_judge
 from . import options, text
 from .compare import measure
 from .comparing import UNITS, Entry, decibel, header
-from .files import command_line, to_json, versions, write_json, write_png
+from .files import check_folder, command_line, to_json, versions, write_json, write_png
 from .pictures import check_fits
 from .sample import caption
 
@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Sample everything, judge it, draw it."""
     options.set_threads(args)
+    check_folder(args.out)
     dense, sparse = (options.open_model(f"bundled:{name}", args) for name in ("dense", "sparsedit"))
     for name, loaded in (("dense", dense), ("sparsedit", sparse)):
         check_fits(loaded, name)

@@ -58,6 +58,17 @@ def check_ending(path: Path, ending: str) -> Path:
     """The path itself; asked early, so that no work is lost to a name that cannot be written."""
     if path.suffix.lower() != ending:
         raise ValueError(f"the output {path} must end in {ending}")
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder; give a file name")
+    check_folder(path.parent)
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """The folder itself, which exists or can be made; asked early like :func:`check_ending`."""
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"the output folder {path} cannot be made: {there} is a file")
     return path
 
 

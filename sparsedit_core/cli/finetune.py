@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
             args.sparse_side,
             reinject_positions=args.reinject_positions,
         )
+    elif args.sparse_side is not None and loaded.layout is not None:
+        raise ValueError(f"{args.dense} is a SparseDiT with its own side; --sparse-side is for the conversion")
     elif args.reinject_positions and not loaded.config.reinject_positions:
         raise ValueError(f"{args.dense} is a SparseDiT without re-added positions; start from the dense model")
     elif loaded.layout is None:

@@ -68,6 +68,8 @@ def model_path(name: str) -> Path:
 
 def open_model(name: str, args: argparse.Namespace, **keywords: Any) -> Loaded:
     """Load a model for running: dtype and device as asked for."""
+    if args.device.startswith("meta"):
+        raise ValueError("the device 'meta' computes nothing; use --device cpu")
     loaded = load_checkpoint(model_path(name), dtype=DTYPES[args.dtype], **keywords)
     try:
         loaded.model.to(args.device)
@@ -107,6 +109,8 @@ def schedule_from(args: argparse.Namespace, stored: PruningSchedule | None = Non
     if not given:
         return base
     values = {} if base is None else base.to_json()
+    if "curve" in given:
+        values.pop("points", None)  # those of a custom curve
     if base is None and not {"rate_noise", "rate_clean"} <= set(given):
         raise ValueError("a schedule needs both --rate-noise and --rate-clean, or a --preset")
     return PruningSchedule.from_json({"version": 1, **values, **given})

@@ -8,6 +8,7 @@ times of a run are uniform while every batch has one grid.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -63,10 +64,11 @@ class TrainOptions:
             )
         shares = {"decay": self.decay, "label_drop": self.label_drop, "ema": self.ema}
         wrong = [f"{name}={value}" for name, value in shares.items() if not 0 <= value <= 1]
-        if wrong or self.ema == 1 or not self.learning_rate > 0:
+        if wrong or self.ema == 1 or not 0 < self.learning_rate < math.inf:
             found = ", ".join(wrong) or f"ema={self.ema}, learning_rate={self.learning_rate}"
             raise ValueError(
-                f"decay, label_drop and ema must lie in 0..1 (ema below 1) and the learning rate above 0; found {found}"
+                "decay, label_drop and ema must lie in 0..1 (ema below 1) and the learning rate be a number above 0; "
+                f"found {found}"
             )
 
     @property

@@ -11,12 +11,12 @@ from node_checks import load
 from sampling import sample
 
 
-def guard_filter() -> Any:
-    """The compile node's own, where this ComfyUI has one."""
+def compile_options() -> dict[str, Any] | None:
+    """The compile node's own: with its guard filter where this ComfyUI has one."""
     import comfy_extras.nodes_torch_compile as node
 
     newer = getattr(node, "skip_torch_compile_dict", None)
-    return newer or (lambda entries: ["transformer_options" not in entry.name for entry in entries])
+    return None if newer is None else {"guard_filter_fn": newer}
 
 
 def compiled(model: Any, graphs: list[int]) -> Any:
@@ -28,7 +28,7 @@ def compiled(model: Any, graphs: list[int]) -> Any:
 
     torch._dynamo.reset()
     clone = model.clone()
-    set_torch_compile_wrapper(model=clone, backend=backend, options={"guard_filter_fn": guard_filter()})
+    set_torch_compile_wrapper(model=clone, backend=backend, options=compile_options())
     return clone
 
 
@@ -45,6 +45,11 @@ def watched(model: Any, grids: set[tuple[int, int]]) -> Any:
     return clone
 
 
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for rounding that twelve steps of a random model have magnified."""
+    assert float((found - expected).norm() / expected.norm()) < 1e-4
+
+
 def check_compiled_equals_eager_at_every_grid() -> None:
     schedule = pack("sparsedit_core.schedule").PruningSchedule(rate_noise=0.95, rate_clean=0.2, levels=4)
     model = load(files.SPARSE, "sparse.safetensors", schedule=schedule)
@@ -53,10 +58,10 @@ def check_compiled_equals_eager_at_every_grid() -> None:
     grids: set[tuple[int, int]] = set()
     expected = sample(watched(model, grids), steps=12, cfg=1.0)
     assert len(grids) >= 3, grids
-    torch.testing.assert_close(sample(fast, steps=12, cfg=1.0), expected, rtol=1e-4, atol=1e-4)
+    assert_near(sample(fast, steps=12, cfg=1.0), expected)
     assert 0 < len(graphs) <= len(grids), (len(graphs), grids)
     count = len(graphs)
-    torch.testing.assert_close(sample(fast, steps=12, cfg=1.0), expected, rtol=1e-4, atol=1e-4)
+    assert_near(sample(fast, steps=12, cfg=1.0), expected)
     assert len(graphs) == count, "a second run compiled again"
 
 
@@ -67,5 +72,5 @@ def check_compiled_with_guidance() -> None:
     fast = compiled(model, graphs)
     grids: set[tuple[int, int]] = set()
     expected = sample(watched(model, grids), labels=(1, 4), batch=2, steps=6)
-    torch.testing.assert_close(sample(fast, labels=(1, 4), batch=2, steps=6), expected, rtol=1e-4, atol=1e-4)
+    assert_near(sample(fast, labels=(1, 4), batch=2, steps=6), expected)
     assert 0 < len(graphs) <= len(grids), (len(graphs), grids)

@@ -180,3 +180,20 @@ def check_note_outside_the_trained_range() -> None:
     assert "0.40 to 0.80" in note(schedule(rate_noise=0.9, rate_clean=0.5), info.config, info.schedule)
     assert "0.00 to 0.70" in note(schedule(rate_noise=0.7, rate_clean=0.5, end=0.9), info.config, info.schedule)
     assert "side 3" in note(schedule(), info.config, None)
+
+
+def check_the_note_is_shown_on_the_node_and_logged() -> None:
+    module = pack("nodes.apply_schedule")
+    shown: list[str] = []
+    original = module.show_text
+    module.show_text = lambda text, _node: shown.append(text)
+    try:
+        model = load(schedule=schedule(rate_noise=0.8, rate_clean=0.4))
+        lines = warnings_of(lambda: apply(model, schedule(rate_noise=0.9, rate_clean=0.5)))
+        assert len(lines) == 1
+        assert "0.40 to 0.80" in lines[0]
+        assert warnings_of(lambda: apply(model, schedule(rate_noise=0.7, rate_clean=0.5))) == []
+    finally:
+        module.show_text = original
+    assert "0.40 to 0.80" in shown[0]
+    assert shown[1] == ""  # takes an earlier note away

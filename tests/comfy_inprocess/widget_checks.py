@@ -27,6 +27,12 @@ def check_widgets_make_the_schedule() -> None:
     made, picture = widgets()
     assert made == core.PruningSchedule(0.86, 0.61)
     assert picture.shape == (1, 420, 900, 3)
+    drawn = pack("sparsedit_core.plots").draw_schedule(made, (16, 16), title="Pruning schedule")
+    assert torch.equal(picture, pack("nodes.show").to_image(drawn))
+    _, other = widgets(rate_clean=0.5)
+    _, wide = widgets(model=load(), latent={"samples": torch.zeros(1, 4, 9, 20)})
+    assert not torch.equal(picture, other)
+    assert not torch.equal(picture, wide)
     assert float(picture.min()) >= 0
     assert 0.9 < float(picture.max()) <= 1
     made, _ = widgets(preset="512 fast", rate_noise=0.1, rate_clean=0.5, hold="clean", levels=0, end_percent=0.9)
@@ -47,18 +53,13 @@ def check_every_widget_has_a_tooltip_and_the_default_of_the_core() -> None:
 
 
 def check_early_and_late_refusals() -> None:
-    def validate(**changes: Any) -> Any:
-        values = {name: value for name, value in (DEFAULTS | changes).items() if name != "preview_tokens"}
-        return node("SparseDiTPruningSchedule").validate_inputs(**values)
-
+    validate = node("SparseDiTPruningSchedule").validate_inputs
+    assert validate("custom", 0.8, 0.5) is True
+    assert validate("512 fast", 0.1, 0.5) is True
+    assert validate("custom", None, 0.5) is True
     assert validate() is True
-    assert validate(preset="512 fast", rate_noise=0.1) is True
-    assert validate(rate_noise=None, start_percent=0.9, end_percent=0.1) is True  # linked: execute will tell
-    assert "below rate_clean" in validate(rate_noise=0.4)
-    assert "512 fast" in validate(preset="nonsense")
-    assert "start 0.9 to end 0.1" in validate(start_percent=0.9, end_percent=0.1)
-    assert "time:rate" in validate(curve="custom", points="0.3 0.7")
-    assert validate(points="0.3 0.7") is True  # not used by this curve
+    assert "below rate_clean" in validate("custom", 0.4, 0.5)
+    assert "512 fast" in validate("nonsense", 0.8, 0.5)
     assert "time:rate" in error_of(lambda: widgets(curve="custom", points="0.3 0.7"))
     assert "start" in error_of(lambda: widgets(start_percent=0.5, end_percent=0.2))
 
