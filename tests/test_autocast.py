@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import config, random_model
@@ -62,6 +64,23 @@ def test_the_loss_and_its_gradient_are_nearly_those_of_float32() -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
     assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_teacher_replaces_the_target(bfloat16: bool) -> None:
+    model = sparse_model()
+    teacher = random_model(replace(model.config, layout=None), seed=5)
+
+    def loss(distill: float, teacher: DiT | None) -> torch.Tensor:
+        options = TrainOptions(pictures=8, batch=8, bfloat16=bfloat16, distill=distill)
+        return batch_loss(model, 0, options, SCHEDULE, torch.Generator().manual_seed(3), teacher)
+
+    plain, taught = loss(1.0, None), loss(1.0, teacher)
+    torch.testing.assert_close(loss(0.0, teacher), plain)
+    torch.testing.assert_close(loss(0.25, teacher), 0.75 * plain + 0.25 * taught)
+    assert not torch.isclose(plain, taught)
+    twin = random_model(teacher.config, seed=5)
+    assert batch_loss(twin, 0, TrainOptions(pictures=8, batch=8), None, torch.Generator(), teacher) < 1e-10
 
 
 def test_training_in_bfloat16_keeps_float32_weights(tmp_path: object) -> None:

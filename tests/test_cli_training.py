@@ -100,8 +100,10 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "at least one batch" in cli.refuses("train", out, *SMALL, "--pictures", 3, "--batch", 4)
     assert "no schedule was given" in cli.refuses("train", out, *SMALL, "--layout", LAYOUT)
     assert "the model is dense" in cli.refuses("train", out, *SMALL, *RATES)
+    sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)
+    assert "give a dense model" in cli.refuses("train", out, *SMALL, *SHORT, "--teacher", sparse)
     assert "own pictures" in cli.refuses("train", out, "--init", save_latents(tmp_path / "eps.safetensors"))
-    assert names(tmp_path) == ["eps.safetensors", "model.safetensors"]
+    assert names(tmp_path) == ["eps.safetensors", "model.safetensors", "sparse.safetensors"]
 
 
 def test_finetune_refuses(cli: Cli, tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from ..checkpoint import load_checkpoint
 from ..dit import DiT
 from ..schedule import PruningSchedule
 from ..train.loop import TrainOptions, train
+from . import options
 from .files import command_line, versions, write_bytes
+from .pictures import check_fits
 
 HELP = {
     "pictures": "pictures seen in all",
@@ -26,6 +30,7 @@ HELP = {
     "seed": "seed of the data, the noise and the initial weights",
     "first": "number of the first picture",
     "save_every": "pictures between two saves",
+    "distill": "with --teacher: weight of its prediction as the target, the pictures' has the rest",
     "bfloat16": "compute in bfloat16 with float32 weights; faster where the processor has bfloat16 products",
 }
 _LOG_EVERY = 50  # steps between two lines of the loss log
@@ -44,6 +49,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=words)
         else:
             group.add_argument(flag, type=type(default), default=default, metavar="N", help=words)
+    group.add_argument("--teacher", metavar="FILE", help="learn the predictions of this dense model (distillation)")
 
 
 def training_options(args: argparse.Namespace) -> TrainOptions:
@@ -58,6 +64,11 @@ def run_training(
 ) -> None:
     """Train with a bar and a loss log, and store how the file came about."""
     settings = training_options(args)
+    teacher = None
+    if args.teacher is not None:
+        loaded = load_checkpoint(options.model_path(args.teacher), dtype=torch.float32)
+        check_fits(loaded, args.teacher)
+        teacher = loaded.model.requires_grad_(False)
     metadata = {"command": command_line(args.argv), "steps": settings.steps, "versions": versions(), **(facts or {})}
     log = LossLog(args.out.with_suffix(".loss.csv"), settings)
     with tqdm(total=settings.steps * settings.batch, unit=" pictures", dynamic_ncols=True, delay=0.5) as bar:
@@ -67,7 +78,7 @@ def run_training(
             bar.update(seen - bar.n)
             log.add(seen, total, loss)
 
-        train(model, args.out, settings, schedule=schedule, metadata=metadata, progress=progress)
+        train(model, args.out, settings, schedule=schedule, teacher=teacher, metadata=metadata, progress=progress)
     print(f"{args.out}: {settings.steps * settings.batch} pictures seen; losses in {log.path}")
 
 

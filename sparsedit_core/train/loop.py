@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -41,6 +42,7 @@ class TrainOptions:
     ``decay``       fraction of the run, at its end, over which the learning rate falls linearly to zero
     ``label_drop``  fraction of labels replaced by the null class (classifier-free guidance)
     ``ema``         decay of the averaged weights per step; they are what is saved
+    ``distill``     weight of the teacher's prediction as the target, against the pictures'; acts with a teacher
     ``bfloat16``    blocks compute in bfloat16 (autocast); weights, optimiser and loss stay float32
     """
 
@@ -54,6 +56,7 @@ class TrainOptions:
     seed: int = 0
     first: int = 0
     save_every: int = 16_000
+    distill: float = 1.0
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
@@ -62,13 +65,13 @@ class TrainOptions:
                 f"pictures={self.pictures}, batch={self.batch}, save_every={self.save_every}: all must be 1 or more, "
                 "and a run needs at least one batch of pictures"
             )
-        shares = {"decay": self.decay, "label_drop": self.label_drop, "ema": self.ema}
+        shares = {"decay": self.decay, "label_drop": self.label_drop, "ema": self.ema, "distill": self.distill}
         wrong = [f"{name}={value}" for name, value in shares.items() if not 0 <= value <= 1]
         if wrong or self.ema == 1 or not 0 < self.learning_rate < math.inf:
             found = ", ".join(wrong) or f"ema={self.ema}, learning_rate={self.learning_rate}"
             raise ValueError(
-                "decay, label_drop and ema must lie in 0..1 (ema below 1) and the learning rate be a number above 0; "
-                f"found {found}"
+                "decay, label_drop, distill and ema must lie in 0..1 (ema below 1) and the learning rate be a number "
+                f"above 0; found {found}"
             )
 
     @property
@@ -101,15 +104,19 @@ def train(
     options: TrainOptions,
     *,
     schedule: PruningSchedule | None = None,
+    teacher: DiT | None = None,
     metadata: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> DiT:
     """Train ``model`` in place on the procedural pictures and save the averaged weights to ``out``.
 
-    Returns the averaged model. ``schedule`` is needed for a sparse model and refused for a dense one. The file is
-    rewritten every ``save_every`` pictures, so that an interrupted run leaves its newest state.
+    Returns the averaged model. ``schedule`` is needed for a sparse model and refused for a dense one. ``teacher`` is a
+    dense model of the same pictures whose prediction is the target in place of the pictures', which scatter around it:
+    the same loss with less noise in its gradient.
+
+    The file is rewritten every ``save_every`` pictures, so that an interrupted run leaves its newest state.
     """
-    _check(model, schedule, options)
+    _check(model, schedule, options, teacher)
     generator = torch.Generator().manual_seed(options.seed)
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
@@ -122,7 +129,7 @@ def train(
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.rate(step)
-        loss = batch_loss(model, step, options, schedule, generator)
+        loss = batch_loss(model, step, options, schedule, generator, teacher)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -144,9 +151,17 @@ def train(
 
 
 def batch_loss(
-    model: DiT, step: int, options: TrainOptions, schedule: PruningSchedule | None, generator: torch.Generator
+    model: DiT,
+    step: int,
+    options: TrainOptions,
+    schedule: PruningSchedule | None,
+    generator: torch.Generator,
+    teacher: DiT | None = None,
 ) -> Tensor:
-    """Mean rectified-flow loss of one micro-batch of pictures; all its random draws come from ``generator``."""
+    """Mean rectified-flow loss of one micro-batch of pictures; all its random draws come from ``generator``.
+
+    With a ``teacher``, ``options.distill`` of it is the squared distance to the teacher's prediction.
+    """
     images, labels = pictures(options.first + step * options.batch, options.batch, seed=options.seed)
     dense = model.token_grid(*images.shape[-2:])
     times, grid = draw_times(options.batch, schedule, dense, generator)
@@ -154,12 +169,19 @@ def batch_loss(
     dropped = torch.rand(options.batch, generator=generator) < options.label_drop
     labels = torch.where(dropped, model.config.num_classes, labels)
 
+    distances: list[Tensor] = []
+
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         with autocast(model, options.bfloat16):
-            predicted: Tensor = model(x, t, labels, sparse_grid=grid)
-        return predicted.float()
+            predicted: Tensor = model(x, t, labels, sparse_grid=grid).float()
+        if teacher is not None:
+            with torch.no_grad(), autocast(teacher, options.bfloat16):
+                taught = teacher(x, t, labels).float()
+            distances.append(F.mse_loss(predicted, taught))
+        return predicted
 
-    return flow_losses(velocity, images, times, noise)["loss"].mean()
+    loss = flow_losses(velocity, images, times, noise)["loss"].mean()
+    return torch.lerp(loss, distances[0], options.distill) if distances else loss
 
 
 def save(model: DiT, out: str | os.PathLike[str], schedule: PruningSchedule | None, metadata: dict[str, Any]) -> None:
@@ -176,7 +198,9 @@ def save(model: DiT, out: str | os.PathLike[str], schedule: PruningSchedule | No
     )
 
 
-def _check(model: DiT, schedule: PruningSchedule | None, options: TrainOptions) -> None:
+def _check(model: DiT, schedule: PruningSchedule | None, options: TrainOptions, teacher: DiT | None) -> None:
+    if teacher is not None and teacher.layout is not None:
+        raise ValueError(f"the teacher is a SparseDiT (layout {teacher.layout}); give a dense model")
     if model.layout is not None and schedule is None:
         raise ValueError(
             f"the model is a SparseDiT (layout {model.layout}) but no schedule was given; a schedule says which token "
