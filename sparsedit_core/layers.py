@@ -90,7 +90,7 @@ def tanh_gelu_(x: Tensor) -> Tensor:
     start = x.new_tensor(slope)
     if torch.compiler.is_compiling():  # the same numbers in one piece, which a compiler fuses by itself
         return torch.addcmul(start, x, x, value=0.044715 * slope).mul(x).sigmoid() * x
-    for rows in x.flatten(0, -2).split(128):  # what stays in the processor's cache
+    for rows in torch.split(x.flatten(0, -2), 128):  # what stays in the processor's cache
         rows.mul_(torch.addcmul(start, rows, rows, value=0.044715 * slope).mul_(rows).sigmoid_())
     return x
 

@@ -19,9 +19,10 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     width 96), because the fused backward does its products in small float32 tiles.
     """
     batch, width = q.shape[0], q.shape[-1] // heads
-    q, k, v = (x.unflatten(2, (heads, width)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    q, k, v = (x.reshape(batch, -1, heads, width).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     weights = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=width**-0.5).softmax(dim=-1)
-    return torch.bmm(weights.to(v.dtype), v).unflatten(0, (batch, heads)).transpose(1, 2).flatten(2)
+    result = torch.bmm(weights.to(v.dtype), v).reshape(batch, heads, -1, width)
+    return result.transpose(1, 2).flatten(2)
 
 
 @contextmanager
