@@ -108,9 +108,10 @@ def preview_grid(side: int, model: Any, latent: dict[str, Any] | None) -> Grid:
 
 
 def summary(schedule: PruningSchedule, dense: Grid, model: Any) -> str:
-    """Tokens at both ends, and the share of the dense model's MACs where the model is known."""
-    first, last = (schedule.grid(1.0 - part, dense) for part in (schedule.start, schedule.end))
-    text = f"{first[0]}x{first[1]} to {last[0]}x{last[1]} of {dense[0]}x{dense[1]} tokens"
+    """Fewest and most tokens, and the share of the dense model's MACs where the model is known."""
+    grids = [grid for _, _, grid in schedule.buckets(dense)]
+    least, most = min(grids), max(grids)
+    text = f"{least[0]}x{least[1]} to {most[0]}x{most[1]} of {dense[0]}x{dense[1]} tokens"
     config = None if model is None else sparsedit_info(model).config
     if config is None or config.layout is None:
         return text

@@ -177,13 +177,12 @@ def _round_step(step: float) -> float:
 
 
 def _counts(schedule: PruningSchedule, dense: Grid) -> str:
-    """Token counts where the schedule starts and ends, and their mean over all times."""
+    """Fewest and most tokens, and their mean over all times."""
     buckets = schedule.buckets(dense)
     total = dense[0] * dense[1]
     mean = sum((b - a) * grid[0] * grid[1] for a, b, grid in buckets)
-    ends = (schedule.grid(1.0 - part, dense) for part in (schedule.start, schedule.end))
-    first, last = (grid[0] * grid[1] for grid in ends)
-    return f"{first} to {last} tokens, mean {mean:.0f} ({100 * mean / total:.0f} %)"
+    counts = [grid[0] * grid[1] for _, _, grid in buckets]
+    return f"{min(counts)} to {max(counts)} tokens, mean {mean:.0f} ({100 * mean / total:.0f} %)"
 
 
 def _summary(schedule: PruningSchedule, dense: Grid) -> str:

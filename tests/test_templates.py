@@ -149,3 +149,4 @@ def test_the_quickstart_has_the_schedule_that_its_model_was_trained_with() -> No
     assert trained is not None
     names = ("rate_noise", "rate_clean", "hold", "hold_fraction", "curve", "levels")
     assert {name: widgets[name] for name in names} == {name: getattr(trained, name) for name in names}
+    assert (widgets["start_percent"], widgets["end_percent"]) == (trained.start, trained.end)

@@ -81,9 +81,10 @@ def variants(sparse: Loaded) -> dict[str, PruningSchedule]:
 
 
 def keeping(schedule: PruningSchedule, factor: float) -> PruningSchedule:
-    """The schedule with ``factor`` times as many tokens at both ends, never above all."""
-    noise, clean = (max(0.0, 1.0 - factor * (1.0 - rate)) for rate in (schedule.rate_noise, schedule.rate_clean))
-    return replace(schedule, rate_noise=noise, rate_clean=clean)
+    """``factor`` times as many tokens at both ends, and as long without pruning; never above all."""
+    pruned = (schedule.rate_noise, schedule.rate_clean, schedule.end)
+    noise, clean, end = (max(0.0, 1.0 - factor * (1.0 - part)) for part in pruned)
+    return replace(schedule, rate_noise=noise, rate_clean=clean, end=end)
 
 
 def judged(entries: list[Entry], labels: Tensor) -> list[Entry]:

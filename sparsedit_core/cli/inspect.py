@@ -91,7 +91,9 @@ def schedule_text(loaded: Loaded) -> str:
         return "none stored"
     schedule, dense = loaded.schedule, loaded.config.grid
     noise, clean = schedule.grid(1.0, dense), schedule.grid(0.0, dense)
+    window = f", from {schedule.start:g} to {schedule.end:g} of the sampling"
+    whole = (schedule.start, schedule.end) == (0.0, 1.0)
     return (
         f"rate {schedule.rate_noise:g} at noise to {schedule.rate_clean:g} at the image, {schedule.curve}, "
-        f"{schedule.hold} held for {schedule.hold_fraction:g}: {noise[0]}x{noise[1]} to {clean[0]}x{clean[1]} tokens"
+        f"{schedule.hold} held for {schedule.hold_fraction:g}{'' if whole else window}: {noise[0]}x{noise[1]} to {clean[0]}x{clean[1]} tokens"
     )
