@@ -91,9 +91,10 @@ def schedule_text(loaded: Loaded) -> str:
         return "none stored"
     schedule, dense = loaded.schedule, loaded.config.grid
     noise, clean = schedule.grid(1.0, dense), schedule.grid(0.0, dense)
-    window = f", from {schedule.start:g} to {schedule.end:g} of the sampling"
-    whole = (schedule.start, schedule.end) == (0.0, 1.0)
+    part = f", from {schedule.start:g} to {schedule.end:g} of the sampling"
+    window = "" if (schedule.start, schedule.end) == (0.0, 1.0) else part
     return (
         f"rate {schedule.rate_noise:g} at noise to {schedule.rate_clean:g} at the image, {schedule.curve}, "
-        f"{schedule.hold} held for {schedule.hold_fraction:g}{'' if whole else window}: {noise[0]}x{noise[1]} to {clean[0]}x{clean[1]} tokens"
+        f"{schedule.hold} held for {schedule.hold_fraction:g}{window}: "
+        f"{noise[0]}x{noise[1]} to {clean[0]}x{clean[1]} tokens"
     )
