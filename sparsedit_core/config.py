@@ -14,6 +14,7 @@ Semantics = Literal["original", "diffusers"]
 _COUNTS = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes", "sparse_side")
 _MAX_MLP_RATIO = 64
 
+
 @dataclass(frozen=True)
 class DiTConfig:
     """Shapes of a DiT (Peebles and Xie 2023, table 1) and, with a layout, of a SparseDiT.
