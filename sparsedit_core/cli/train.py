@@ -24,7 +24,7 @@ from .training import add_training, run_training
 SUMMARY = "train a model on the project's procedural pictures"
 EXAMPLE = "sparsedit train dense.safetensors --pictures 200000 --hidden-size 96 --depth 8 --heads 3"
 
-SHAPE = {"hidden_size": 96, "depth": 8, "heads": 3, "patch_size": 2, "mlp_ratio": 4.0}
+SHAPE = {"hidden_size": 96, "depth": 8, "heads": 3, "patch_size": 4, "mlp_ratio": 4.0}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,13 @@
-"""Procedural pictures: five shapes filled with two textures, 32x32 RGB, unlimited and deterministic.
+"""Procedural pictures: five shapes filled with two textures, 64x64 RGB, unlimited and deterministic.
 
 A picture depends only on (seed, split, index): every random number is a hash of those, so any batch can be
 drawn again in any order. Nuisance (colours, place, scale, rotation, texture phase and direction) has one
 distribution for all classes, every shape covers the same area and both texture colours share it equally, so
-that no class can be told from its mean colour: a model has to draw the shape and the fine texture (period
-about 4 pixels) to be judged right.
+that no class can be told from its mean colour: a model has to draw the shape and the fine texture (bands and
+squares of two pixels) to be judged right.
+
+The texture is finer than a token of 4x4 pixels, as most texture of a photograph is finer than the 16 pixels
+that a token of DiT stands for: what a token holds of it is in the token's channels.
 """
 
 from __future__ import annotations
@@ -19,19 +22,18 @@ from torch import Tensor
 Array = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-SIDE = 32
+SIDE = 64
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "star", "ring")
 TEXTURES: tuple[str, ...] = ("striped", "checkered")
 CLASS_NAMES: tuple[str, ...] = tuple(f"{texture} {shape}" for texture in TEXTURES for shape in SHAPES)
 """Class c is texture c // 5 on shape c % 5."""
 
 SPLITS: tuple[str, ...] = ("train", "heldout")
-SHAPE_AREA = 260.0
+SHAPE_AREA = 1040.0
 """Area of every shape at scale 1, in square pixels."""
 
-_SCALE, _JITTER, _TILT = 0.06, 1.4, np.deg2rad(12.0)
-_STRIPE_PERIOD, _CHECK_PERIOD = (4.0, 4.6), (4.8, 5.4)
-_EDGE = 2.2  # slope of the texture's transition: two-pixel bands keep flat colour and a soft border
+_SCALE, _JITTER, _TILT = 0.06, 2.8, np.deg2rad(12.0)
+_BAND = 2  # pixels of a stripe across or down, and side of a square of the checkers
 _STAR_INNER, _RING_INNER = 0.50, 0.50
 _MASK64 = (1 << 64) - 1
 
@@ -46,7 +48,7 @@ def pictures(
 ) -> tuple[Tensor, Tensor]:
     """Draw pictures start .. start + count - 1, or those of the given indices.
 
-    Returns images (n, 3, 32, 32) float32 in [-1, 1] and labels (n,) int64. Without `labels` picture i is of
+    Returns images (n, 3, 64, 64) float32 in [-1, 1] and labels (n,) int64. Without `labels` picture i is of
     class i % 10; with them the same nuisance is drawn with the class that was asked for.
     Raises ValueError for an unknown split, a missing or superfluous count and labels that do not fit.
     """
@@ -113,7 +115,7 @@ def _classes(indices: Integers, labels: int | Sequence[int] | NDArray[np.int64] 
     return classes
 
 
-# geometry: coverage of the shape and of the first texture colour, both (n, 32, 32) in [0, 1]
+# geometry: coverage of the shape and of the first texture colour, both (n, 64, 64) in [0, 1]
 
 
 def _geometry(draw: _Uniform, classes: Integers) -> tuple[Array, Array]:
@@ -130,20 +132,20 @@ def _geometry(draw: _Uniform, classes: Integers) -> tuple[Array, Array]:
         if len(rows):
             distance = _DISTANCES[name](across[rows], down[rows], scale[rows])
             inside[rows] = np.clip(np.float32(0.5) - distance, 0, 1)
-    return inside, _texture(draw, classes, across, down)
+    return inside, _texture(draw, classes)
 
 
-def _texture(draw: _Uniform, classes: Integers, across: Array, down: Array) -> Array:
+def _texture(draw: _Uniform, classes: Integers) -> Array:
+    """1 where the first colour is: stripes across, down or along a diagonal, or squares; in steps of a pixel."""
+    pixel = np.arange(SIDE)
+    across, down = pixel[None, None, :], pixel[None, :, None]
+    shift, other = (np.floor(draw(channel, 0, 2 * _BAND)).astype(np.int64) for channel in (6, 7))
+    turn = np.floor(draw(5, 0, 4)).astype(np.int64)
+    ramp = np.choose(turn, (across, down, across + down, across - down))
+    stripes = (ramp + shift) // _BAND % 2
+    squares = ((across + shift) // _BAND + (down + other) // _BAND) % 2
     checkered = (classes // len(SHAPES) == 1)[:, None, None]
-    period = np.where(checkered, draw(4, *_CHECK_PERIOD), draw(4, *_STRIPE_PERIOD)).astype(np.float32)
-    wave = np.float32(2 * np.pi) / period
-    turn = np.floor(draw(5, 0, 4)) * np.float32(np.pi / 4)  # along the shape's own axes or their diagonals
-    cos, sin = np.cos(turn) * wave, np.sin(turn) * wave
-    first = np.sin(cos * across + sin * down + draw(6, 0, 2 * np.pi))
-    rows = np.flatnonzero(checkered)
-    second = cos[rows] * down[rows] - sin[rows] * across[rows] + draw(7, 0, 2 * np.pi)[rows]
-    first[rows] *= np.sin(second) * np.float32(1.5)
-    texture: Array = np.clip(np.float32(0.5) + np.float32(0.5 * _EDGE) * first, 0, 1)
+    texture: Array = np.where(checkered, squares, stripes).astype(np.float32)
     return texture
 
 
@@ -222,7 +224,7 @@ def _colour(draw: _Uniform, inside: Array, texture: Array) -> Array:
 
 
 def _gradient(draw: _Uniform) -> Array:
-    """Brightness of the ground from one side of the picture to the other, mean 0; (n, 32, 32)."""
+    """Brightness of the ground from one side of the picture to the other, mean 0; (n, 64, 64)."""
     axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
     direction = draw(20, 0, 2 * np.pi)
     ramp = np.cos(direction) * axis[None, None, :] + np.sin(direction) * axis[None, :, None]

@@ -1,0 +1,76 @@
+"""What a model is trained on: numbered samples, the same whenever they are asked for again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ..checkpoint import Latent
+from . import pictures as procedural
+from .pictures import CLASS_NAMES, SIDE, pictures
+
+PIXELS = Latent(channels=3, scale=1.0, factor=1, kind="pixel")
+"""The space of the procedural pictures: RGB in -1..1."""
+
+
+class Source(Protocol):
+    """An endless, deterministic stream of training samples; all batches of a source have one size.
+
+    ``count`` is the number of different samples, ``None`` for unlimited; sample ``n`` of a finite source belongs to
+    epoch ``n // count``, in an order of that epoch's own. ``fingerprint`` changes when the data do.
+    """
+
+    @property
+    def latent(self) -> Latent:
+        """The space of the samples; they are in model space, the latent's ``scale`` applied."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Rows and columns of a sample."""
+
+    @property
+    def num_classes(self) -> int:
+        """Labels lie in 0 .. num_classes - 1."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name per class, where the data have any."""
+
+    @property
+    def count(self) -> int | None:
+        """Different samples, ``None`` for unlimited."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what the samples are made from."""
+
+    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
+        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32 and labels (size,) int64."""
+
+
+@dataclass(frozen=True)
+class ProceduralSource:
+    """The project's own pictures (see pictures.py); needs no files."""
+
+    seed: int = 0
+    split: str = "train"
+
+    latent = PIXELS
+    input_size = (SIDE, SIDE)
+    num_classes = len(CLASS_NAMES)
+    class_names = CLASS_NAMES
+    count = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the generator's source text, the seed and the split."""
+        text = f"{inspect.getsource(procedural)}|{self.seed}|{self.split}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
+        """See :class:`Source`."""
+        return pictures(first, size, seed=self.seed, split=self.split)
