@@ -132,11 +132,26 @@ class DiTModelConfig(comfy.supported_models_base.BASE):  # type: ignore[misc]
         self.memory_usage_factor = 0.5 * (info.config.hidden_size / 1152) * (2 / info.config.patch_size) ** 2
 
 
+class Pixels(comfy.latent_formats.ChromaRadiance):  # type: ignore[misc]
+    """RGB pixels in -1..1 outside, ``scale`` times that inside the model."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale_factor = scale
+        self.latent_rgb_factors = [[value / scale for value in row] for row in self.latent_rgb_factors]  # of previews
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return latent * self.scale_factor
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return latent / self.scale_factor
+
+
 def latent_format(info: SparseDiTInfo) -> comfy.latent_formats.LatentFormat:
     """Stable Diffusion 1 latents, RGB pixels, or a plain format of as many channels as the model has."""
     latent = info.latent
     if latent.kind == "pixel" and latent.channels == 3:
-        return comfy.latent_formats.ChromaRadiance()
+        return Pixels(latent.scale)
     if latent.kind == "latent" and latent.channels == 4:
         form = comfy.latent_formats.SD15(scale_factor=latent.scale)
     else:

@@ -70,7 +70,9 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Samples:
-    """``images`` (B, C, H, W) float32 in the model's own space; every evaluation is the account of all of them."""
+    """``images`` (B, C, H, W) float32 as an autoencoder takes them (the latent's scale divided out), of pixel models
+    the pictures in -1..1; every evaluation is the account of all of them.
+    """
 
     images: Tensor
     evaluations: tuple[Evaluation, ...]
@@ -130,7 +132,7 @@ def sample(
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
         images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
         records.append(recorder.evaluations)
-    finished = torch.cat(images)
+    finished = torch.cat(images) / loaded.latent.scale
     if not bool(torch.isfinite(finished).all()):
         raise ArithmeticError("the model gave NaN or infinite values; compute in float32, and check the file")
     merged = (reduce(Evaluation.joined, group) for group in zip(*records, strict=True))

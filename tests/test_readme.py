@@ -38,7 +38,7 @@ def test_links_into_the_project_exist() -> None:
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    checks = "assert out.shape == (2, 3, 32, 32) and cost.total > 2e11"
+    checks = "assert out.shape == (2, 3, 64, 64) and cost.total > 2e11"
     lines = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{example}\n{checks}"
     done = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from ..train.pictures import CLASS_NAMES, SIDE
 
 
 def check_fits(loaded: Loaded, name: str) -> None:
-    """``ValueError`` unless a model draws the procedural pictures: 32 x 32 pixels, 10 classes, rectified flow."""
+    """``ValueError`` unless a model draws the procedural pictures: 64 x 64 pixels, 10 classes, rectified flow."""
     config = loaded.config
     wanted = ("pixel", 3, (SIDE, SIDE), len(CLASS_NAMES), "flow", False)
     latent = loaded.latent

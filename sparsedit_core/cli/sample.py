@@ -82,7 +82,7 @@ def write(args: argparse.Namespace, loaded: Loaded, samples: Samples, labels: Te
         zoom = 1 if args.separate or len(labels) == 1 else max(1, 128 // samples.images.shape[-1])
         return write_pictures(args, to_pictures(samples.images, zoom=zoom), captions, "")
     latents = args.out.with_suffix(".latent")
-    content = {"latent_tensor": samples.images / loaded.latent.scale, "latent_format_version_0": torch.zeros(0)}
+    content = {"latent_tensor": samples.images, "latent_format_version_0": torch.zeros(0)}
     files = [write_bytes(latents, to_safetensors({key: value.contiguous() for key, value in content.items()}))]
     note = "rough colours of the latents, not decoded"
     return files + write_pictures(args, to_pictures(view(samples.images, loaded), zoom=4), captions, note)
@@ -92,6 +92,7 @@ def view(images: Tensor, loaded: Loaded) -> Tensor:
     """Pictures (B, 3, H, W) as they are; of latents a rough preview, in grey where their channels are unknown."""
     if loaded.latent.kind == "pixel":
         return images
+    images = loaded.latent.scale * images
     if images.shape[1] == 4:
         return torch.einsum("bchw,cr->brhw", images, torch.tensor(LATENT_TO_RGB))
     return images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)

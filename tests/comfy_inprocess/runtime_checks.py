@@ -227,5 +227,5 @@ def check_pixels_from_noise_to_image() -> None:
     import comfy.sample
 
     noise = comfy.sample.prepare_noise(torch.zeros(1, 3, 32, 48), 5)
-    expected = flow(lambda x, t: core(x, t, torch.tensor([1])), noise, 5)
+    expected = flow(lambda x, t: core(x, t, torch.tensor([1])), noise, 5) / info.latent.scale
     torch.testing.assert_close(latent, expected, rtol=1e-3, atol=1e-3)

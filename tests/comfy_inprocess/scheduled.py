@@ -20,7 +20,7 @@ def load(name: str = "scheduled.safetensors", *, flow: bool = False, seed: int =
     """A sparse MODEL of 8 x 8 tokens: noise-predicting on 4 latent channels, or flow on RGB pixels."""
     records = pack("sparsedit_core.checkpoint")
     if flow:
-        latent = records.Latent(channels=3, scale=1.0, factor=1, kind="pixel")
+        latent = records.Latent(channels=3, scale=0.5, factor=1, kind="pixel")
         description |= {"prediction": "flow", "latent": latent}
     model = files.random_model(files.config(files.SPARSE, **FLOW if flow else {}), seed)
     files.save(model, name, **description)
