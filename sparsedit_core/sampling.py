@@ -88,13 +88,16 @@ class Samples:
         return sum(evaluation.seconds for evaluation in self.evaluations)
 
 
-def picture_seeds(count: int, seed: int) -> list[int]:
-    """One seed for every picture: picture i of a seed is the same in every batch and count."""
-    return [(seed * _PICTURES_PER_SEED + index) % 2**63 for index in range(count)]
+def picture_seeds(count: int, seed: int, first: int = 0) -> list[int]:
+    """One seed for each of the pictures from ``first``: picture i of a seed is the same in every batch and count."""
+    return [(seed * _PICTURES_PER_SEED + index) % 2**63 for index in range(first, first + count)]
 
 
-def initial_noise(loaded: Loaded, count: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Tensor:
-    """Noise (count, C, H, W) float32; ``size`` is (height, width) in pixels, None the model's own.
+def initial_noise(
+    loaded: Loaded, count: int, *, seed: int = 0, size: tuple[int, int] | None = None, first: int = 0
+) -> Tensor:
+    """Noise (count, C, H, W) float32 of the pictures from ``first``; ``size`` is (height, width) in pixels, None the
+    model's own.
 
     ``ValueError`` where the size is no multiple of the pixels that one position of the latent stands for.
     """
@@ -103,7 +106,7 @@ def initial_noise(loaded: Loaded, count: int, *, seed: int = 0, size: tuple[int,
     if size is not None and (min(size) < factor or size[0] % factor or size[1] % factor):
         raise ValueError(f"picture size {size[1]}x{size[0]} is no multiple of {factor} pixels, the latent's factor")
     shape = (loaded.latent.channels, height, width)
-    return torch.stack([torch.randn(shape, generator=g) for g in seeded_generators(picture_seeds(count, seed))])
+    return torch.stack([torch.randn(shape, generator=g) for g in seeded_generators(picture_seeds(count, seed, first))])
 
 
 def sample(
@@ -113,22 +116,23 @@ def sample(
     options: SampleOptions | None = None,
     *,
     seed: int = 0,
+    first: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Samples:
     """Turn noise (B, C, H, W) into pictures of the classes ``labels`` (B,), on the model's device.
 
-    ``seed`` is that of the noise a stochastic sampler adds; ``progress`` is called with the pictures of a batch
-    after each of its evaluations. ``ValueError`` for a label, sampler or schedule that the model does not have,
-    ``ArithmeticError`` when the pictures are not finite.
+    ``seed`` is that of the noise a stochastic sampler adds, for pictures numbered from ``first``; ``progress`` is
+    called with the pictures of a batch after each of its evaluations. ``ValueError`` for a label, sampler or schedule
+    that the model does not have, ``ArithmeticError`` when the pictures are not finite.
     """
     options = options or SampleOptions()
     options = replace(options, sampler=_sampler(loaded, options.sampler))
     _check(loaded, noise, labels, options)
-    generators = seeded_generators([s + 1_000_000_007 for s in picture_seeds(len(noise), seed)])
+    generators = seeded_generators([s + 1_000_000_007 for s in picture_seeds(len(noise), seed, first)])
     images: list[Tensor] = []
     records: list[list[Evaluation]] = []
-    for first in range(0, len(noise), options.batch):
-        part = slice(first, first + options.batch)
+    for start in range(0, len(noise), options.batch):
+        part = slice(start, start + options.batch)
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
         images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
         records.append(recorder.evaluations)

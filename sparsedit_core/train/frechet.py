@@ -25,6 +25,58 @@ def moments(feats: Tensor) -> tuple[Tensor, Tensor]:
     return mean, centred.T @ centred / (len(feats) - 1)
 
 
+class Moments:
+    """Mean and covariance of features that come in batches: float64, merged without keeping the features.
+
+    Chan, Golub and LeVeque (1979): two sets' sums of squares about their means differ from that about the common mean
+    by the outer product of the shift, so that nothing is lost to cancellation as it is in sums of raw squares.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = torch.zeros(0, dtype=torch.float64)
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+
+    def add(self, feats: Tensor) -> None:
+        """Take in features (n, d); ``ValueError`` for another d than before and for NaN."""
+        other = Moments()
+        if feats.ndim != 2 or not torch.isfinite(feats).all():
+            raise ValueError(f"features must be finite and of shape (n, d), found shape {tuple(feats.shape)}")
+        if len(feats):
+            feats = feats.double()
+            other.count, other._mean = len(feats), feats.mean(dim=0)
+            centred = feats - other._mean
+            other._scatter = centred.T @ centred
+        self.merge(other)
+
+    def merge(self, other: Moments) -> None:
+        """Take in everything that ``other`` has seen."""
+        if not other.count:
+            return
+        if not self.count:
+            self.count, self._mean, self._scatter = other.count, other._mean, other._scatter.clone()
+            return
+        if len(self._mean) != len(other._mean):
+            raise ValueError(f"features of {len(self._mean)} and {len(other._mean)} numbers cannot be compared")
+        total = self.count + other.count
+        shift = other._mean - self._mean
+        self._scatter += other._scatter + torch.outer(shift, shift) * (self.count * other.count / total)
+        self._mean = self._mean + shift * (other.count / total)
+        self.count = total
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and unbiased covariance (d, d); ``ValueError`` for fewer than two features."""
+        if self.count < 2:
+            raise ValueError(f"a Frechet distance needs at least 2 pictures on each side, found {self.count}")
+        return self._mean, self._scatter / (self.count - 1)
+
+    def distance(self, other: Moments) -> float:
+        """Squared Frechet distance of both sets, as :func:`frechet_distance` of all their features."""
+        if self.count and other.count and len(self._mean) != len(other._mean):
+            raise ValueError(f"features of {len(self._mean)} and {len(other._mean)} numbers cannot be compared")
+        return gaussian_distance(*self.statistics(), *other.statistics())
+
+
 def gaussian_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
     """Squared Frechet (Wasserstein-2) distance of two Gaussians, float64, never negative."""
     shift = (mean_a - mean_b).double().square().sum()
