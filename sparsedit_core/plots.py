@@ -98,7 +98,7 @@ class _Axes:
 
     def frame(self) -> None:
         """Rules and numbers of both axes."""
-        step = _round_step(self.top / 5)
+        step = round_step(self.top / 5)
         for i in range(math.floor(self.top / step) + 1):
             share = step * i
             x, y = self.at(1.0, share)
@@ -170,7 +170,7 @@ def _name(grid: Grid) -> str:
     return f"{grid[0]}x{grid[1]}"
 
 
-def _round_step(step: float) -> float:
+def round_step(step: float) -> float:
     """The next 1, 2, 2.5 or 5 times a power of ten that is not below ``step``."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * power >= step)
