@@ -27,7 +27,7 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
                     "checkpoint",
                     options=checkpoint_names(),
                     tooltip=(
-                        "A file from models/diffusion_models or models/checkpoints, or a bundled model (32x32 RGB "
+                        "A file from models/diffusion_models or models/checkpoints, or a bundled model (64x64 RGB "
                         "pictures, made for trying things out: use it with the VAE 'pixel_space')."
                     ),
                 ),

@@ -206,7 +206,7 @@ def test_bundled_names(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr("sparsedit_core.bundled.FOLDER", tmp_path)
     assert "install the package again" in cli.refuses("inspect", "bundled:dense")
     save_pixels(tmp_path / "dense.safetensors")
-    assert "32x32" in cli.works("inspect", "bundled:dense").out
+    assert "64x64" in cli.works("inspect", "bundled:dense").out
 
 
 def test_command_lines_name_no_folders() -> None:

@@ -105,9 +105,9 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor, args: argparse.N
         ]
         if entry.like is not None and entry.like.ssim is not None:
             notes.append(f"PSNR {decibel(entry.like)}, SSIM {entry.like.ssim:.2f}")
-        rows.append(Row(entry.name, notes, to_pictures(entry.samples.images[:count], zoom=3)))
+        rows.append(Row(entry.name, notes, to_pictures(entry.samples.images[:count], zoom=2)))
     below = (
-        f"32x32 pixels shown three times larger; {args.steps} Euler steps, no guidance; "
+        f"64x64 pixels shown twice as large; {args.steps} Euler steps, no guidance; "
         f"seconds of {len(labels)} pictures; PSNR and SSIM against dense"
     )
     names = [caption(loaded, int(label)) for label in labels[:count]]
