@@ -13,9 +13,11 @@ from typing import NoReturn
 import torch
 
 from .. import __version__
-from . import bench, compare, convert, cost, demo, evaluate, finetune, inspect, sample, train
+from . import analyze, bench, compare, convert, cost, demo, encode, evaluate, finetune, inspect, sample, train
 
-COMMANDS: tuple[ModuleType, ...] = (inspect, convert, cost, sample, compare, train, finetune, evaluate, bench, demo)
+COMMANDS: tuple[ModuleType, ...] = (
+    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, bench, demo
+)
 """Every command; the file's name is the command's. A new one is imported above and added here."""
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
