@@ -1,0 +1,39 @@
+"""What models are trained on: folders of pictures, their shards, the features of fast-DiT, our own pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..source import ProceduralSource, Source
+from .fast_dit import FastDiTSource, feature_folders
+from .folder import PictureFolder, scan_folder
+from .shard_source import ShardSource
+from .shards import INDEX
+
+__all__ = ["FastDiTSource", "PictureFolder", "ShardSource", "open_source", "scan_folder"]
+
+PROCEDURAL = "procedural"
+
+
+def open_source(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
+    """The training samples at ``path``: a folder of shards, one of fast-DiT features, or ``"procedural"``.
+
+    ``seed`` decides the order of every epoch and what is drawn for single samples. Raises ``FileNotFoundError`` where
+    there is nothing and ``ValueError`` for a folder of anything else, an unfinished or a damaged one.
+    """
+    if os.fspath(path) == PROCEDURAL:
+        return ProceduralSource(seed)
+    folder = Path(path)
+    if folder.name == INDEX and folder.is_file():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {path}; give one, or "{PROCEDURAL}" for the pictures made here')
+    if (folder / INDEX).is_file():
+        return ShardSource(folder, seed=seed)
+    if feature_folders(folder) is not None:
+        return FastDiTSource(folder, seed=seed)
+    raise ValueError(
+        f"{folder} holds neither shards ({INDEX}) nor features of fast-DiT (*_features, *_labels); a folder of "
+        "pictures is encoded first: sparsedit encode"
+    )
