@@ -1,9 +1,12 @@
-"""``evaluate``: class accuracy and Frechet distance of models of the procedural pictures."""
+"""``evaluate``: Frechet distance, precision, recall and class accuracy of models, beside real pictures."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +14,41 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
-from ..sampling import grid_counts, initial_noise
-from ..train.judge import Judge, judge_samples, real_floor, reference_features
-from ..train.pictures import CLASS_NAMES
-from ..train.train_judge import load_judge
-from . import options, text
+from ..sampling import SampleOptions, Samples, evaluation_count, grid_counts, initial_noise, sample
+from ..train.by_time import errors_by_time
+from ..train.evaluation import Jury, seen
+from ..train.real_pictures import FolderPictures, batches
+from ..vae import Autoencoder, load_autoencoder
+from . import options
+from .evaluate_text import report_text
 from .files import check_ending, command_line, to_json, versions, write_json
-from .pictures import check_fits
-from .progress import bar, sample_with_bar
+from .jury import Reality, add_jury, check_models, jury_from, known_labels, picture_size, real_pictures, reality
+from .progress import bar
 
-SUMMARY = "judge models of the procedural pictures: class accuracy and Frechet distance, same noise and labels for all"
+SUMMARY = "judge models beside real pictures: Frechet distance, precision, recall, class accuracy; same noise for all"
 EXAMPLE = "sparsedit evaluate bundled:dense bundled:sparsedit --samples 2000 --steps 20 --seeds 0 1 2"
+
+METRICS = ("accuracy", "frechet", "precision", "recall")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """FILEs, samples, seeds, sampling, schedule."""
+    """FILEs, samples, seeds, jury, sampling, schedule."""
     parser.add_argument(
         "files", metavar="FILE", nargs="+", help=f"{options.MODEL_HELP}; the first is what others are relative to"
     )
     parser.add_argument("--samples", type=options.positive, default=2000, help="pictures of every seed (default 2000)")
-    parser.add_argument(
-        "--references",
-        type=options.positive,
-        metavar="N",
-        help="held-out pictures compared with (default: as many as samples)",
-    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the noise (default 0 1 2)")
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="another classifier than the bundled one")
+    parser.add_argument("--vae", type=Path, metavar="FILE", help="autoencoder of models that draw latents")
+    parser.add_argument(
+        "--by-time",
+        type=options.positive,
+        nargs="?",
+        const=500,
+        metavar="N",
+        help="also the error of the prediction on N real pictures (500) by diffusion time",
+    )
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers as JSON")
+    add_jury(parser)
     options.add_sampling(parser, steps=20, cfg=1.0, batch=100)
     options.add_schedule(parser)
     options.add_device(parser)
@@ -49,101 +59,165 @@ def run(args: argparse.Namespace) -> None:
     """Judge every file with every seed."""
     if args.out is not None:
         check_ending(args.out, ".json")
-    if args.samples < 2 or (args.references or 2) < 2:
-        raise ValueError("a Frechet distance needs at least 2 samples and 2 references")
+    if args.samples < 2 or (args.references or 2) < 2 or (args.by_time or 2) < 2:
+        raise ValueError("a Frechet distance needs at least 2 samples and 2 references, an error by time 2 pictures")
     options.set_threads(args)
-    judge, _ = load_judge(args.judge)
+    jury = jury_from(args)
     models = [(name, options.open_model(name, args)) for name in args.files]
-    for name, loaded in models:
-        check_fits(loaded, name)
+    check_models(models, args)
     if options.schedule_from(args) is not None and all(loaded.layout is None for _, loaded in models):
         raise ValueError(
             "a pruning schedule was given but every model is dense; convert one first: sparsedit convert --help"
         )
-    references = args.references or args.samples
-    with bar(2 * references + args.samples, "real pictures", "pictures") as progress:
-        reference = reference_features(judge, references, progress=progress)
-        floor = real_floor(judge, args.samples, references, progress=progress)
-    rows = [evaluate(name, loaded, args, judge, reference) for name, loaded in models]
+    space = Space(args, [loaded for _, loaded in models])
+    pictures = real_pictures(args, picture_size(models[0][1]))
+    total = args.samples + (args.references or args.samples) if pictures.count is None else pictures.count
+    with bar(total, "real pictures", "pictures") as progress:
+        real = reality(pictures, jury, args, progress)
+    rows = [evaluate(name, loaded, args, jury, real, space) for name, loaded in models]
     for row in rows:
         row["macs_ratio"] = row["mean_macs"] / rows[0]["mean_macs"]
-        row["frechet_ratio"] = row["frechet"]["mean"] / rows[0]["frechet"]["mean"]
+        row["frechet_ratio"] = row["frechet"]["mean"] / (rows[0]["frechet"]["mean"] or math.nan)
+    floor = real.halves[0].against(real.halves[1])
     report = {
         "command": command_line(args.argv),
         "versions": versions(),
         "samples": args.samples,
-        "references": references,
+        "references": len(real.reference),
+        "real": "held-out procedural pictures" if args.real is None else args.real.name,
+        "features": "the judge" if args.features is None else args.features.name,
+        "neighbours": args.neighbours,
         "steps": args.steps,
         "cfg": args.cfg,
-        "frechet_floor": floor,
+        "frechet_floor": floor.frechet,
+        "floor": floor.to_json() | {"others": len(real.halves[1])},
         "models": rows,
     }
+    if isinstance(pictures, FolderPictures):
+        report["skipped"] = {"count": len(pictures.skipped), "first": sorted(pictures.skipped)[:10]}
     if args.out is not None:
         write_json(args.out, report)
-    print(to_json(report) if args.json else _text(report))
+    print(to_json(report) if args.json else report_text(report))
 
 
-def evaluate(name: str, loaded: Loaded, args: argparse.Namespace, judge: Judge, reference: Tensor) -> dict[str, Any]:
-    """The verdicts of one model."""
-    schedule = None if loaded.layout is None else options.schedule_from(args, loaded.schedule)
-    settings = options.sample_options(args, schedule)
-    labels = torch.arange(args.samples) % len(CLASS_NAMES)
-    seeds, samples = [], None
+class Space:
+    """Between what models draw and pictures: the autoencoder of latent models, nothing for pixels."""
+
+    def __init__(self, args: argparse.Namespace, models: list[Loaded]) -> None:
+        self.autoencoder: Autoencoder | None = None
+        latents = [loaded.latent for loaded in models if loaded.latent.kind == "latent"]
+        if args.vae is None:
+            return
+        if not latents:
+            raise ValueError("--vae was given but every model draws pixels; leave it out")
+        for latent in latents:
+            # in float32 whatever the models compute in: half precision overflows in the usual autoencoders
+            self.autoencoder = load_autoencoder(args.vae, device=args.device, channels=latent.channels)
+            if self.autoencoder.factor != latent.factor:
+                raise ValueError(
+                    f"{args.vae.name} decodes a latent to {self.autoencoder.factor} pixels along a side, the model's "
+                    f"is {latent.factor} pixels; give the autoencoder that it was trained with"
+                )
+
+    def to_pictures(self, loaded: Loaded, drawn: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) of samples as ``sample`` gives them."""
+        if self.autoencoder is None or loaded.latent.kind == "pixel":
+            return drawn
+        return self.autoencoder.decode(drawn).cpu()
+
+    def from_pictures(self, loaded: Loaded, images: Tensor) -> Tensor:
+        """Samples in the model's own space, its scale applied, of pictures (B, 3, H, W)."""
+        if self.autoencoder is not None and loaded.latent.kind == "latent":
+            images = self.autoencoder.encode(images).cpu()
+        return images * loaded.latent.scale
+
+
+@dataclass
+class Account:
+    """What sampling a seed cost: executed MACs of one picture, seconds, evaluations by grid."""
+
+    macs: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+    grids: dict[str, int] | None = None
+
+    def add(self, samples: Samples) -> None:
+        """Count one batch."""
+        self.macs, self.evaluations = samples.macs, len(samples.evaluations)
+        self.grids = grid_counts(samples)
+        self.seconds += samples.seconds
+
+
+def evaluate(
+    name: str, loaded: Loaded, args: argparse.Namespace, jury: Jury, real: Reality, space: Space
+) -> dict[str, Any]:
+    """The verdicts on one model."""
+    seeds: list[dict[str, Any]] = []
+    account = Account()
     for seed in args.seeds:
-        noise = initial_noise(loaded, args.samples, seed=seed)
-        samples = sample_with_bar(loaded, noise, labels, settings, f"{Path(name).stem}, seed {seed}", seed=seed)
-        verdict = judge_samples(judge, samples.images, labels, reference)
-        seeds.append(
-            {"seed": seed, "accuracy": verdict.accuracy, "frechet": verdict.frechet, "seconds": samples.seconds}
-        )
-    assert samples is not None  # argparse gives at least one seed
-    return {
+        account = Account()
+        label, total = f"{Path(name).stem}, seed {seed}", args.samples * evaluation_count(settings(loaded, args))
+        with bar(total, label, "evaluations") as progress:
+            drawn = seen(jury, sampled(loaded, args, seed, space, account, progress), loaded.config.num_classes)
+        seeds.append({"seed": seed} | drawn.against(real.reference).to_json() | {"seconds": account.seconds})
+    row: dict[str, Any] = {
         "file": Path(name).name,
         "layout": None if loaded.layout is None else str(loaded.layout),
+        "prediction": loaded.prediction,
         "seeds": seeds,
-        "accuracy": spread([seed["accuracy"] for seed in seeds]),
-        "frechet": spread([seed["frechet"] for seed in seeds]),
-        "mean_macs": samples.macs / len(samples.evaluations),
-        "mean_flops": 2 * samples.macs / len(samples.evaluations),
-        "sparse_grids": grid_counts(samples),
     }
+    row |= {metric: spread([seed[metric] for seed in seeds]) for metric in METRICS}
+    row |= {
+        "mean_macs": account.macs / account.evaluations,
+        "mean_flops": 2 * account.macs / account.evaluations,
+        "sparse_grids": account.grids,
+    }
+    if args.by_time is not None:
+        row["by_time"] = by_time(name, loaded, args, real, space)
+    return row
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Mean and standard deviation over the seeds (0 for one)."""
+def settings(loaded: Loaded, args: argparse.Namespace) -> SampleOptions:
+    """How the model is sampled."""
+    return options.sample_options(args, None if loaded.layout is None else options.schedule_from(args, loaded.schedule))
+
+
+def sampled(
+    loaded: Loaded,
+    args: argparse.Namespace,
+    seed: int,
+    space: Space,
+    account: Account,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and their labels in batches, class after class in turn; the noise is the same in every batching."""
+    wanted = settings(loaded, args)
+    for first in range(0, args.samples, args.batch):
+        count = min(args.batch, args.samples - first)
+        labels = torch.arange(first, first + count) % loaded.config.num_classes
+        noise = initial_noise(loaded, count, seed=seed, first=first)
+        samples = sample(loaded, noise, labels, wanted, seed=seed, first=first, progress=progress)
+        account.add(samples)
+        yield space.to_pictures(loaded, samples.images), labels
+
+
+def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, space: Space) -> dict[str, Any]:
+    """The errors of the prediction on the first real pictures, by time."""
+    drawn, labels = [], []
+    for images, shown in batches(real.pictures, 0, args.by_time, args.batch):
+        drawn.append(space.from_pictures(loaded, images))
+        labels.append(known_labels(real.pictures, loaded, shown, len(images)))
+    with bar(9 * args.by_time, f"{Path(name).stem}, by time", "evaluations") as progress:
+        schedule = options.schedule_from(args, loaded.schedule) if loaded.layout is not None else None
+        found = errors_by_time(
+            loaded, torch.cat(drawn), torch.cat(labels), schedule=schedule, batch=args.batch, progress=progress
+        )
+    what = "velocity" if loaded.prediction == "flow" else "noise"
+    return {"predicts": what, "pictures": sum(map(len, labels)), "times": [entry.to_json() for entry in found]}
+
+
+def spread(values: list[float]) -> dict[str, float] | None:
+    """Mean and standard deviation over the seeds (0 for one); ``None`` where a seed has no value."""
+    if any(value is None for value in values):
+        return None
     return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0}
-
-
-def _text(report: dict[str, Any]) -> str:
-    models = report["models"]
-    seeds = [*(f"seed {seed['seed']}" for seed in models[0]["seeds"]), "mean", "+-"]
-    accuracy = [
-        [row["file"], *(f"{100 * s['accuracy']:.2f} %" for s in row["seeds"]), *_mean(row["accuracy"], 100, 2, " %")]
-        for row in models
-    ]
-    frechet = [
-        [row["file"], *(f"{s['frechet']:.4f}" for s in row["seeds"]), *_mean(row["frechet"], 1, 4, "")]
-        for row in models
-    ]
-    cost = [
-        [
-            row["file"],
-            text.macs_text(row["mean_macs"]),
-            f"{100 * row['macs_ratio']:.1f} %",
-            f"{row['frechet_ratio']:.3f}x",
-        ]
-        for row in models
-    ]
-    count, real = report["samples"], report["references"]
-    parts = [
-        text.table(["class accuracy", *seeds], accuracy),
-        text.table(["Frechet distance", *seeds], frechet)
-        + f"\nfloor {report['frechet_floor']:.4f}: {count} real pictures against {real} others",
-        text.table(["cost", "executed, mean evaluation of a picture", "of the first", "Frechet distance"], cost),
-        f"{count} samples a seed, {report['steps']} steps, guidance {report['cfg']:g}; same noise and labels for all",
-    ]
-    return "\n\n".join(parts)
-
-
-def _mean(values: dict[str, float], scale: float, digits: int, unit: str) -> list[str]:
-    return [f"{scale * values['mean']:.{digits}f}{unit}", f"{scale * values['deviation']:.{digits}f}"]

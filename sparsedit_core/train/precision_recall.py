@@ -42,8 +42,10 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = NEIGHBOURS, ch
             )
     if real.shape[1] != generated.shape[1]:
         raise ValueError(f"features of {real.shape[1]} and {generated.shape[1]} numbers cannot be compared")
-    centre = real.double().mean(dim=0)  # distances stay, and their squares lose less to cancellation
-    real, generated = real.double() - centre, generated.double() - centre
+    # a member as the origin: distances stay and a common offset no longer drowns them; differences are exact, where
+    # subtracting a mean would round
+    origin = real[0].double()
+    real, generated = real.double() - origin, generated.double() - origin
     return PrecisionRecall(
         precision=_share_inside(real, generated, k, chunk), recall=_share_inside(generated, real, k, chunk)
     )

@@ -1,0 +1,84 @@
+"""The report of ``evaluate`` as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import text
+
+# what it is, factor, digits, unit
+METRICS = {
+    "accuracy": ("class accuracy", 100, 2, " %"),
+    "frechet": ("Frechet distance", 1, 4, ""),
+    "precision": ("precision", 100, 2, " %"),
+    "recall": ("recall", 100, 2, " %"),
+}
+MISSING = "n/a"
+
+
+def report_text(report: dict[str, Any]) -> str:
+    """Everything that was found, one table a metric."""
+    models, floor = report["models"], report["floor"]
+    names = [*(f"seed {seed['seed']}" for seed in models[0]["seeds"]), "mean", "+-"]
+    parts = [metric_table(metric, names, models) + f"\n{real_line(metric, floor)}" for metric in METRICS]
+    cost = [
+        [
+            row["file"],
+            text.macs_text(row["mean_macs"]),
+            f"{100 * row['macs_ratio']:.1f} %",
+            f"{row['frechet_ratio']:.3f}x",
+        ]
+        for row in models
+    ]
+    header = ["cost", "executed, mean evaluation of a picture", "of the first", "Frechet distance"]
+    parts.append(text.table(header, cost))
+    if "by_time" in models[0]:
+        parts.append(time_table(models))
+    skipped = report.get("skipped", {"count": 0})
+    if skipped["count"]:
+        parts.append(f"{skipped['count']} images did not decode and were left out: {', '.join(skipped['first'])}")
+    sampling = f"{report['samples']} samples a seed, {report['steps']} steps, guidance {report['cfg']:g}"
+    beside = f"{report['references']} real pictures ({report['real']}), features of {report['features']}"
+    parts.append(f"{sampling}, the same noise and labels for all models;\n{beside}")
+    return "\n\n".join(parts)
+
+
+def metric_table(metric: str, names: list[str], models: list[dict[str, Any]]) -> str:
+    """One row a model, one column a seed."""
+    title, scale, digits, unit = METRICS[metric]
+
+    def cell(value: float | None, unit: str = unit) -> str:
+        return MISSING if value is None else f"{scale * value:.{digits}f}{unit}"
+
+    rows = []
+    for row in models:
+        spread = row[metric] or {"mean": None, "deviation": None}
+        seeds = [cell(seed[metric]) for seed in row["seeds"]]
+        rows.append([row["file"], *seeds, cell(spread["mean"]), cell(spread["deviation"], "")])
+    return text.table([title, *names], rows)
+
+
+def real_line(metric: str, floor: dict[str, Any]) -> str:
+    """What the same metric says about real pictures."""
+    _, scale, digits, unit = METRICS[metric]
+    value = MISSING if floor[metric] is None else f"{scale * floor[metric]:.{digits}f}{unit}"
+    count, others = floor["pictures"], floor["others"]
+    if metric == "frechet":
+        return f"floor {value}: {count} real pictures against {others} others"
+    if metric == "accuracy":
+        return f"of {count} real pictures {value}"
+    return f"of {floor['compared']} real pictures against as many others {value}"
+
+
+def time_table(models: list[dict[str, Any]]) -> str:
+    """Error of the prediction, times from picture to noise across; the sparse grid under each of a sparse model."""
+    times = [f"{entry['time']:g}" for entry in models[0]["by_time"]["times"]]
+    rows = []
+    for row in models:
+        entries = row["by_time"]["times"]
+        rows.append([f"{row['file']} ({row['by_time']['predicts']})", *(f"{e['error']:.5f}" for e in entries)])
+        if row["layout"] is not None:
+            rows.append(["  sparse grid", *("x".join(map(str, e["sparse_grid"])) for e in entries)])
+    count = models[0]["by_time"]["pictures"]
+    note = f"mean squared error of the prediction on {count} real pictures, same noise for all; time 1 is pure noise"
+    return text.table(["error by time", *times], rows) + "\n" + note

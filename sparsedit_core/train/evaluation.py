@@ -1,0 +1,137 @@
+"""Sets of pictures as a jury of networks sees them, and what it finds: Frechet distance, precision, recall, accuracy.
+
+Pictures come in batches and are not kept: of all of them mean and covariance of the features are, of the first
+``Jury.neighbours`` ones the features themselves, which precision and recall need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from .extractors import Extractor
+from .frechet import Moments
+from .precision_recall import NEIGHBOURS, precision_recall
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Who judges.
+
+    ``features``  what distances are measured in; ``classify`` gives class logits, ``None`` leaves accuracy out
+    ``k``         neighbour whose distance is a ball's radius in precision and recall
+    ``kept``      pictures of each side that precision and recall compare at most
+    """
+
+    features: Extractor
+    classify: Extractor | None = None
+    k: int = NEIGHBOURS
+    kept: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k < self.kept:
+            raise ValueError(
+                f"precision and recall compare {self.kept} pictures at the distance of neighbour {self.k}; "
+                "there must be more pictures than neighbours, and at least one neighbour"
+            )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the jury found.
+
+    ``frechet``            squared Frechet distance of the features, in their squared units
+    ``precision, recall``  shares in [0, 1] of ``compared`` pictures on either side; ``None`` where too few
+    ``accuracy``           share in [0, 1] of the pictures that are taken for their label; ``None`` without labels
+    """
+
+    frechet: float
+    precision: float | None
+    recall: float | None
+    compared: int
+    accuracy: float | None
+    pictures: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Plain values."""
+        return asdict(self)
+
+
+class PictureSet:
+    """A set of pictures as one jury sees it; ``classes`` is how many classes the labels are of, where that is known."""
+
+    def __init__(self, jury: Jury, classes: int | None = None) -> None:
+        self.jury, self.classes, self.moments = jury, classes, Moments()
+        self._kept: list[Tensor] = []
+        self._labelled, self._right = 0, 0
+
+    def __len__(self) -> int:
+        return self.moments.count
+
+    def add(self, images: Tensor, labels: Tensor | None = None) -> None:
+        """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,)."""
+        if not len(images):
+            return
+        features = self.jury.features(images)
+        room = self.jury.kept - min(len(self), self.jury.kept)
+        if room:
+            self._kept.append(features[:room])
+        self.moments.add(features)
+        if labels is not None and self.jury.classify is not None:
+            logits = self.jury.classify(images)
+            if self.classes is not None and logits.shape[1] != self.classes:
+                raise ValueError(
+                    f"the classifier gives {logits.shape[1]} logits, but the pictures are of {self.classes} classes; "
+                    "give a classifier of the model's own classes"
+                )
+            self._right += int((logits.argmax(dim=1) == labels.cpu()).sum())
+            self._labelled += len(labels)
+
+    @property
+    def features(self) -> Tensor:
+        """Features (n, d) of the first pictures, at most ``Jury.kept``."""
+        return torch.cat(self._kept) if self._kept else torch.zeros(0, 0)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the labelled pictures that the classifier takes for their label."""
+        return self._right / self._labelled if self._labelled else None
+
+    def against(self, real: PictureSet) -> Verdict:
+        """The verdict on this set, seen beside real pictures; both sides of precision and recall are of one size."""
+        mine, other = self.features, real.features
+        compared = min(len(mine), len(other))
+        shares = None
+        if compared > self.jury.k:
+            shares = precision_recall(other[:compared], mine[:compared], k=self.jury.k)
+        return Verdict(
+            frechet=self.moments.distance(real.moments),
+            precision=None if shares is None else shares.precision,
+            recall=None if shares is None else shares.recall,
+            compared=compared if shares is not None else 0,
+            accuracy=self.accuracy,
+            pictures=len(self),
+        )
+
+
+def seen(jury: Jury, batches: Iterable[tuple[Tensor, Tensor | None]], classes: int | None = None) -> PictureSet:
+    """All batches of (pictures, labels) as one set."""
+    result = PictureSet(jury, classes)
+    for images, labels in batches:
+        result.add(images, labels)
+    return result
+
+
+def union(first: PictureSet, second: PictureSet) -> PictureSet:
+    """Both sets of one jury as one, the kept features half and half as far as there are enough."""
+    result = PictureSet(first.jury)
+    result.moments.merge(first.moments)
+    result.moments.merge(second.moments)
+    half = first.jury.kept - min(len(second.features), first.jury.kept // 2)
+    ahead = first.features[:half]
+    result._kept = [ahead, second.features[: first.jury.kept - len(ahead)]]
+    result._labelled, result._right = first._labelled + second._labelled, first._right + second._right
+    return result

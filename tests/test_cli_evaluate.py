@@ -1,0 +1,180 @@
+"""``evaluate`` beside a folder, with TorchScript networks, with an autoencoder and by time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_models import LAYOUT, SCHEDULE, Cli, save_latents, save_pixels
+from test_extractors import Mean, script
+from torch import Tensor, nn
+
+import sparsedit_core as sd
+from sparsedit_core.checkpoint import Latent
+from sparsedit_core.sheets import to_pictures
+from sparsedit_core.train.by_time import TIMES
+from sparsedit_core.train.pictures import CLASS_NAMES, pictures
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return save_pixels(folder / "dense.safetensors"), save_pixels(folder / "sparse.safetensors", LAYOUT, seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training pictures as a folder of ten classes."""
+    root = tmp_path_factory.mktemp("real")
+    images, labels = pictures(0, 40)
+    for number, (picture, label) in enumerate(zip(to_pictures(images), labels.tolist(), strict=True)):
+        (root / CLASS_NAMES[label]).mkdir(exist_ok=True)
+        picture.save(root / CLASS_NAMES[label] / f"{number}.png")
+    return root
+
+
+class Coarse(nn.Module):
+    """Means of 4 x 4 patches of the picture: 48 features of a 16 x 16 picture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, 4).flatten(1)
+
+
+class Ten(nn.Module):
+    """Ten logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(x, 16).flatten(1)[:, :10]
+
+
+FEW = ("--samples", 12, "--steps", 2, "--seeds", 0, 1)
+
+
+def test_the_report_of_procedural_pictures(cli: Cli, models: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    words = ("evaluate", *models, *FEW, "--by-time", 6, "--batch", 5)
+    report = cli.works(*words, "--json", "--out", out).json
+    assert json.loads(out.read_text()) == report
+    dense, sparse = report["models"]
+    for row in (dense, sparse):
+        for metric in ("accuracy", "frechet", "precision", "recall"):
+            values = [seed[metric] for seed in row["seeds"]]
+            assert row[metric]["mean"] == pytest.approx(sum(values) / 2)
+        assert [entry["time"] for entry in row["by_time"]["times"]] == list(TIMES)
+        assert row["by_time"]["pictures"] == 6
+        assert row["seeds"][0]["compared"] == 12
+    grids = [entry["sparse_grid"] for entry in sparse["by_time"]["times"]]
+    assert grids == [list(SCHEDULE.grid(time, sd.load_checkpoint(models[1]).config.grid)) for time in TIMES]
+    assert sparse["macs_ratio"] < 1
+    assert report["floor"]["frechet"] == report["frechet_floor"]
+    assert report["floor"]["accuracy"] > 0.9  # the judge knows real pictures
+    assert (report["floor"]["pictures"], report["floor"]["others"], report["references"]) == (12, 12, 12)
+    text = cli.works(*words).out
+    for title in ("class accuracy", "Frechet distance", "precision", "recall", "error by time", "sparse grid"):
+        assert title in text
+
+
+def test_batches_change_nothing(cli: Cli, models: tuple[Path, Path]) -> None:
+    words = ("evaluate", *models, *FEW, "--by-time", 4, "--json")
+    one, other = (cli.works(*words, "--batch", batch).json for batch in (12, 5))
+    for a, b in zip(one["models"], other["models"], strict=True):
+        for metric in ("accuracy", "precision", "recall"):
+            assert a[metric] == b[metric]
+        assert a["frechet"]["mean"] == pytest.approx(b["frechet"]["mean"], rel=1e-4)
+        assert (a["mean_macs"], a["sparse_grids"]) == (b["mean_macs"], b["sparse_grids"])
+        for x, y in zip(a["by_time"]["times"], b["by_time"]["times"], strict=True):
+            assert x["error"] == pytest.approx(y["error"], rel=1e-5)
+
+
+def test_a_folder_and_torchscript_networks(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path) -> None:
+    networks = (
+        "--features", script(tmp_path / "f.pt", Coarse()), "--features-size", 16, "--features-range", 0, 255,
+        "--classifier", script(tmp_path / "c.pt", Ten()),
+    )  # fmt: skip
+    words = ("evaluate", *models, *FEW, "--real", folder, *networks)
+    report = cli.works(*words, "--by-time", 6, "--json").json
+    assert (report["references"], report["real"], report["features"]) == (40, folder.name, "f.pt")
+    assert (report["floor"]["pictures"], report["floor"]["others"]) == (20, 20)
+    assert 0 < report["frechet_floor"] < report["models"][0]["frechet"]["mean"]
+    assert report["floor"]["accuracy"] is not None
+    assert report["models"][0]["accuracy"] is not None
+    assert report["skipped"] == {"count": 0, "first": []}
+    fewer = cli.works(*words, "--references", 10, "--json").json
+    assert (fewer["references"], fewer["floor"]["pictures"]) == (10, 5)
+    without = cli.works(*words[:-2]).out
+    assert "n/a" in without
+    assert "of f.pt" in without
+
+
+def test_an_image_that_does_not_decode_is_counted(
+    cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path
+) -> None:
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        (tmp_path / f"{number}.png").write_bytes(path.read_bytes())
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG")
+    words = ("evaluate", models[0], *FEW, "--real", tmp_path, "--features", script(tmp_path / "f.pt", Mean()))
+    report = cli.works(*words, "--json").json
+    assert report["skipped"] == {"count": 1, "first": ["bad.png"]}
+    assert report["references"] == 40
+    assert "1 images did not decode and were left out: bad.png" in cli.works(*words).out
+
+
+class StandIn:
+    """An autoencoder of two pixels a side: the first three channels, each value four times."""
+
+    channels, factor = 4, 2
+
+    def __init__(self, path: Path, **keywords: Any) -> None:
+        assert keywords["channels"] == 4
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return nn.functional.interpolate(latents[:, :3], scale_factor=2).clamp(-1, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        small = nn.functional.avg_pool2d(images, 2)
+        return torch.cat([small, small[:, :1]], dim=1)
+
+
+def test_latents_are_decoded(cli: Cli, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "eps.safetensors"
+    model = sd.load_checkpoint(save_latents(path)).model
+    latent = Latent(4, 0.5, 2, "latent")
+    sd.save_checkpoint(path, model, latent=latent)
+    monkeypatch.setattr("sparsedit_core.cli.evaluate.load_autoencoder", StandIn)
+    networks = ("--real", folder, "--features", script(tmp_path / "f.pt", Mean()))
+    words = ("evaluate", path, *FEW, *networks, "--vae", tmp_path / "vae.safetensors", "--by-time", 4)
+    report = cli.works(*words, "--json").json
+    assert report["models"][0]["by_time"]["predicts"] == "noise"
+    assert report["models"][0]["frechet"]["mean"] > 0
+    assert "(noise)" in cli.works(*words).out
+    assert "--vae FILE" in cli.refuses("evaluate", path, *FEW, *networks)
+    assert "compare with a folder" in cli.refuses("evaluate", path, *FEW, "--vae", tmp_path / "vae.safetensors")
+    monkeypatch.setattr(StandIn, "factor", 8)
+    assert "decodes a latent to 8 pixels" in cli.refuses(*words)
+
+
+def test_what_is_refused(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path) -> None:
+    words = ("evaluate", models[0], *FEW)
+    assert "give a feature extractor as TorchScript" in cli.refuses(*words, "--real", folder)
+    assert "was not given" in cli.refuses(*words, "--features-size", 299)
+    assert "was not given" in cli.refuses(*words, "--classifier-range", 0, 1)
+    features = ("--features", script(tmp_path / "f.pt", Mean()))
+    assert "no folder" in cli.refuses(*words, *features, "--real", tmp_path / "nothere")
+    assert "rise from black to white" in cli.refuses(*words, *features, "--features-range", 1, 0)
+    (tmp_path / "x.pt").write_text("hello")
+    assert "not a TorchScript file" in cli.refuses(*words, "--features", tmp_path / "x.pt")
+    assert "gives 3 logits, but the pictures are of 10" in cli.refuses(*words, "--classifier", features[1])
+    assert "leave it out" in cli.refuses(*words, "--vae", tmp_path / "x.pt")
+    assert "more pictures than neighbours" in cli.refuses(*words, "--neighbours", 5, "--manifold", 5)
+    other = tmp_path / "other.safetensors"
+    sd.save_checkpoint(other, sd.load_checkpoint(save_latents(other)).model, latent=Latent(4, 1.0, 2, "latent"))
+    both = ("evaluate", models[0], other, *FEW, *features, "--real", folder, "--vae", tmp_path / "x.pt")
+    assert "of different sizes" in cli.refuses(*both)
