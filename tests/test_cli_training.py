@@ -14,8 +14,10 @@ from cli_models import LAYOUT, Cli, keyboard, save_latents, save_pixels
 
 import sparsedit_core as sd
 from sparsedit_core.cli import training
-from sparsedit_core.train import loop
 from sparsedit_core.train.judge import Judge
+from sparsedit_core.train.options import TrainOptions
+from sparsedit_core.train.run import Run
+from sparsedit_core.train.source import ProceduralSource
 from sparsedit_core.train.train_judge import load_judge
 
 SMALL = ("--hidden-size", 16, "--heads", 2, "--depth", 5, "--patch-size", 8)
@@ -33,7 +35,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_every_training_option_is_explained() -> None:
-    assert {item.name for item in fields(loop.TrainOptions)} <= set(training.HELP)
+    assert {item.name for item in fields(TrainOptions)} <= set(training.HELP)
 
 
 def test_train_then_finetune(cli: Cli, tmp_path: Path) -> None:
@@ -41,12 +43,14 @@ def test_train_then_finetune(cli: Cli, tmp_path: Path) -> None:
     cli.works("train", dense, *SMALL, *SHORT, "--seed", 3)
     first = sd.load_checkpoint(dense)
     assert (first.prediction, first.latent.kind, first.layout) == ("flow", "pixel", None)
-    assert (first.config.hidden_size, first.config.num_heads, first.config.grid) == (16, 2, (4, 4))
+    assert (first.config.hidden_size, first.config.num_heads, first.config.grid) == (16, 2, (8, 8))
     assert first.metadata["train"]["seed"] == 3
     assert first.metadata["train"]["seen"] == 16
     assert first.metadata["steps"] == 4
     assert first.metadata["command"].startswith("sparsedit train dense.safetensors --hidden-size 16")
-    assert set(first.metadata["versions"]) == {"sparsedit", "torch", "python"}
+    assert set(first.metadata["versions"]) == {"sparsedit", "torch", "python", "accelerate"}
+    assert first.metadata["train"]["objective"] == "flow"
+    assert first.metadata["data"]["fingerprint"] == ProceduralSource(3).fingerprint
     cli.works("finetune", dense, sparse, "--layout", LAYOUT, *RATES, *SHORT)
     second = sd.load_checkpoint(sparse)
     assert str(second.layout) == LAYOUT
@@ -54,7 +58,8 @@ def test_train_then_finetune(cli: Cli, tmp_path: Path) -> None:
     assert second.metadata["init"]["name"] == "dense.safetensors"
     assert second.metadata["init"]["metadata"]["train"]["seed"] == 3
     assert str(tmp_path) not in str(second.metadata)
-    assert names(tmp_path) == ["dense.loss.csv", "dense.safetensors", "sparse.loss.csv", "sparse.safetensors"]
+    ends = [".curves.png", ".log.jsonl", ".loss.csv", ".safetensors", ".state"]
+    assert names(tmp_path) == [f"{name}{end}" for name in ("dense", "sparse") for end in ends]
 
 
 def test_the_loss_log(cli: Cli, tmp_path: Path) -> None:
@@ -102,7 +107,12 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "the model is dense" in cli.refuses("train", out, *SMALL, *RATES)
     sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)
     assert "give a dense model" in cli.refuses("train", out, *SMALL, *SHORT, "--teacher", sparse)
-    assert "own pictures" in cli.refuses("train", out, "--init", save_latents(tmp_path / "eps.safetensors"))
+    assert "do not fit" in cli.refuses("train", out, "--init", save_latents(tmp_path / "eps.safetensors"))
+    assert "objective dit" in cli.refuses("train", out, "--init", model, "--objective", "dit")
+    assert "exclude each other" in cli.refuses("train", out, *SMALL, "--bfloat16", "--precision", "fp16")
+    assert "does not exist on the device cpu" in cli.refuses("train", out, *SMALL, "--precision", "fp16", "--cpu")
+    assert "no folder" in cli.refuses("train", out, *SMALL, "--data", tmp_path / "none")
+    assert "3 equal parts" in cli.refuses("train", out, *SMALL, *SHORT, "--accumulate", 3)
     assert names(tmp_path) == ["eps.safetensors", "model.safetensors", "sparse.safetensors"]
 
 
@@ -119,28 +129,34 @@ def test_finetune_refuses(cli: Cli, tmp_path: Path) -> None:
     assert names(tmp_path) == ["dense.safetensors", "sparse.safetensors"]
 
 
-def test_ctrl_c_keeps_the_newest_saved_state(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, out = loop.batch_loss, tmp_path / "x.safetensors"
+def test_ctrl_c_saves_and_resume_goes_on(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, out = Run._step, tmp_path / "x.safetensors"
 
-    def interrupt_at(step: int) -> None:
-        def batch_loss(model: Any, number: int, *rest: Any) -> Any:
-            if number == step:
-                signal.raise_signal(signal.SIGINT)
-            return original(model, number, *rest)
+    def step(run: Run, number: int, *rest: Any) -> Any:
+        if number == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(run, number, *rest)
 
-        monkeypatch.setattr(loop, "batch_loss", batch_loss)
+    cli.works("train", tmp_path / "whole.safetensors", *SMALL, *SHORT)
+    monkeypatch.setattr(Run, "_step", step)
+    with keyboard(), pytest.raises(SystemExit) as end:
+        cli("train", out, *SMALL, *SHORT)
+    assert end.value.code == 130
+    assert "after step 3 of 4, saved as step-00000003" in cli.capsys.readouterr().err
+    assert sd.load_checkpoint(out).metadata["train"]["seen"] == 12
+    monkeypatch.undo()
+    assert "--resume" in cli.refuses("train", out, *SMALL, *SHORT)
+    assert "learning_rate was 0.001" in cli.refuses("train", out, *SMALL, *SHORT, "--resume", "--learning-rate", 0.1)
+    cli.works("train", out, *SMALL, *SHORT, "--resume")
+    assert same(sd.load_checkpoint(out), sd.load_checkpoint(tmp_path / "whole.safetensors"))
+    cli.works("train", out, *SMALL, *SHORT, "--resume")  # nothing is left to do
+    cli.works("train", out, *SMALL, *SHORT, "--seed", 1)  # a run that has ended is in no one's way
+    assert not same(sd.load_checkpoint(out), sd.load_checkpoint(tmp_path / "whole.safetensors"))
 
-    interrupt_at(1)  # before the first save
-    with keyboard():
-        assert cli("train", out, *SMALL, *SHORT).code == 130
-    assert names(tmp_path) == []
-    interrupt_at(3)  # after it
-    with keyboard():
-        result = cli("train", out, *SMALL, *SHORT)
-    assert result.code == 130
-    assert result.err.strip().splitlines()[-1] == "sparsedit train: interrupted"
-    assert sd.load_checkpoint(out).metadata["train"]["seen"] == 8
-    assert names(tmp_path) == ["x.loss.csv", "x.safetensors"]
+
+def same(first: Any, second: Any) -> bool:
+    a, b = first.model.state_dict(), second.model.state_dict()
+    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_the_classifier(cli: Cli, tmp_path: Path) -> None:
@@ -149,4 +165,7 @@ def test_the_classifier(cli: Cli, tmp_path: Path) -> None:
     assert "accuracy on held-out pictures" in printed
     judge, record = load_judge(out)
     assert isinstance(judge, Judge)
-    assert (record["steps"], record["batch"]) == (2, 4)
+    assert (record["steps"], record["batch"], record["seed"]) == (2, 4, 0)
+    assert record["command"].startswith("sparsedit train --classifier judge.safetensors")
+    assert record["data"]["fingerprint"] == ProceduralSource(0).fingerprint
+    assert set(record["versions"]) == {"sparsedit", "torch", "python", "accelerate"}

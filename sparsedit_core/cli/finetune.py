@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,9 +13,7 @@ from ..layout import SegmentLayout
 from . import options
 from .convert import add_positions, to_sparse
 from .files import check_ending
-from .pictures import check_fits
-from .train import owned
-from .training import add_training, run_training
+from .training import add_training, owned, run_training, source_from
 
 SUMMARY = "convert a dense model to a SparseDiT and train it under a pruning schedule"
 EXAMPLE = (
@@ -30,12 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", metavar="TEXT", help='e.g. "1+1x[1,3,1,1]+1"; leave it out to go on with a SparseDiT'
     )
-    parser.add_argument(
-        "--sparse-side", type=options.positive, metavar="N", help="side used without a schedule (default 8)"
-    )
     add_positions(parser)
     add_training(parser)
     options.add_schedule(parser)
+    options.add_facts(parser)
     options.add_threads(parser)
 
 
@@ -43,10 +40,11 @@ def run(args: argparse.Namespace) -> None:
     """Convert, train, save."""
     check_ending(args.out, ".safetensors")
     options.set_threads(args)
-    loaded = load_checkpoint(options.model_path(args.dense), dtype=torch.float32)
-    check_fits(loaded, args.dense)
-    schedule = options.schedule_from(args, loaded.schedule)
+    source = source_from(args)
+    facts = options.facts(args) | {"sparse_side": None}  # here it is that of the conversion
+    loaded = load_checkpoint(options.model_path(args.dense), dtype=torch.float32, **facts)
     before = {"name": Path(args.dense).name, "metadata": loaded.metadata}
+    schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
         loaded = to_sparse(
             loaded,
@@ -62,4 +60,4 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f'{args.dense} is dense; say how it becomes sparse with --layout, e.g. "1+1x[1,3,1,1]+1"')
     if schedule is None:
         raise ValueError("fine-tuning needs a pruning schedule; give --rate-noise and --rate-clean, or a --preset")
-    run_training(owned(loaded.model), args, schedule, {"init": before})
+    run_training(replace(owned(loaded), schedule=schedule), args, source, {"init": before})

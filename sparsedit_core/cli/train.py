@@ -1,4 +1,4 @@
-"""``train``: a DiT on the procedural pictures from the beginning, or the classifier that judges them."""
+"""``train``: a DiT from the beginning, or the classifier that judges the procedural pictures."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import Loaded, load_checkpoint
 from ..config import DiTConfig
 from ..dit import DiT
 from ..layout import SegmentLayout
-from ..schedule import PruningSchedule
-from ..train.pictures import CLASS_NAMES, SIDE
-from ..train.train_judge import train_classifier
+from ..train.objective import PREDICTIONS
+from ..train.source import ProceduralSource, Source
+from ..train.train_judge import save_judge, train_classifier
 from . import options
-from .files import check_ending
-from .pictures import check_fits
-from .training import add_training, run_training
+from .files import check_ending, command_line
+from .training import add_training, all_versions, owned, run_training, source_from
 
-SUMMARY = "train a model on the project's procedural pictures"
+SUMMARY = "train a model on the project's procedural pictures, or on a folder of encoded ones"
 EXAMPLE = "sparsedit train dense.safetensors --pictures 200000 --hidden-size 96 --depth 8 --heads 3"
 
 SHAPE = {"hidden_size": 96, "depth": 8, "heads": 3, "patch_size": 4, "mlp_ratio": 4.0}
+"""Of a new model of pixels; one of latents has patches of 2."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,45 +59,48 @@ def run(args: argparse.Namespace) -> None:
     if args.classifier is not None:
         _classifier(args)
         return
-    model, schedule, facts = _model(args)
-    run_training(model, args, schedule, facts)
+    source = source_from(args)
+    loaded, facts = _model(args, source)
+    run_training(loaded, args, source, facts)
 
 
-def _model(args: argparse.Namespace) -> tuple[DiT, PruningSchedule | None, dict[str, Any]]:
+def _model(args: argparse.Namespace, source: Source) -> tuple[Loaded, dict[str, Any]]:
     if args.init is None:
         torch.manual_seed(args.seed)
-        model = DiT(_config(args))
+        model = DiT(_config(args, source))
         model.initialize_weights()
-        return model, options.schedule_from(args), {}
+        loaded = Loaded(
+            model=model,
+            config=model.config,
+            schedule=options.schedule_from(args),
+            prediction=PREDICTIONS.get(args.objective, "flow"),
+            latent=source.latent,
+            class_names=source.class_names,
+        )
+        return loaded, {}
     given = [name for name in (*SHAPE, "layout") if getattr(args, name) is not None]
     if given:
         raise ValueError(f"--init brings the model's shape; leave out --{given[0].replace('_', '-')}")
-    loaded = load_checkpoint(options.model_path(args.init), dtype=torch.float32)
-    check_fits(loaded, args.init)
-    before = {"name": Path(args.init).name, "metadata": loaded.metadata}
-    return owned(loaded.model), options.schedule_from(args, loaded.schedule), {"init": before}
+    loaded = owned(load_checkpoint(options.model_path(args.init), dtype=torch.float32))
+    loaded.schedule = options.schedule_from(args, loaded.schedule)
+    return loaded, {"init": {"name": Path(args.init).name, "metadata": loaded.metadata}}
 
 
-def owned(model: DiT) -> DiT:
-    """The model with weights of its own: those of a loaded one are its file, mapped."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
-    return model
-
-
-def _config(args: argparse.Namespace) -> DiTConfig:
-    shape = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in SHAPE.items()}
+def _config(args: argparse.Namespace, source: Source) -> DiTConfig:
+    defaults = SHAPE | ({} if source.latent.kind == "pixel" else {"patch_size": 2})
+    shape = {
+        name: default if getattr(args, name) is None else getattr(args, name) for name, default in defaults.items()
+    }
     return DiTConfig(
-        input_size=(SIDE, SIDE),
+        input_size=source.input_size,
         patch_size=int(shape["patch_size"]),
-        in_channels=3,
+        in_channels=source.latent.channels,
         hidden_size=int(shape["hidden_size"]),
         depth=int(shape["depth"]),
         num_heads=int(shape["heads"]),
         mlp_ratio=shape["mlp_ratio"],
-        num_classes=len(CLASS_NAMES),
-        learn_sigma=False,
+        num_classes=source.num_classes,
+        learn_sigma=PREDICTIONS.get(args.objective) == "eps",
         layout=None if args.layout is None else SegmentLayout.parse(args.layout),
     )
 
@@ -110,6 +113,9 @@ def _classifier(args: argparse.Namespace) -> None:
             bar.update(done - bar.n)
 
         steps, batch = args.classifier_steps, args.classifier_batch
-        _, record = train_classifier(args.classifier, steps=steps, batch=batch, seed=args.seed, progress=progress)
+        judge, record = train_classifier(steps=steps, batch=batch, seed=args.seed, progress=progress)
+    data = ProceduralSource(args.seed).fingerprint
+    made = {"command": command_line(args.argv), "data": {"fingerprint": data}, "versions": all_versions()}
+    save_judge(args.classifier, judge, {**record, **made})
     clean, noisy = record["heldout_accuracy"], record["noisy_accuracy"]
     print(f"{args.classifier}: accuracy on held-out pictures {100 * clean:.2f} %, with noise {100 * noisy:.2f} %")

@@ -1,43 +1,58 @@
-"""What ``train`` and ``finetune`` share: options, the bar, the loss log, what the file remembers."""
+"""What ``train`` and ``finetune`` share: flags, data, teacher, what is watched, what the file remembers."""
 
 from __future__ import annotations
 
 import argparse
-import time
+import importlib.metadata
+import sys
+from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from tqdm import tqdm
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import Loaded, load_checkpoint
 from ..dit import DiT
-from ..schedule import PruningSchedule
-from ..train.loop import TrainOptions, train
+from ..train.data import PROCEDURAL, open_source
+from ..train.engine import train
+from ..train.options import ObjectiveName, Precision, TrainOptions
+from ..train.progress import RunLog, Watcher
+from ..train.signals import Interrupted
+from ..train.source import Source
+from ..train.state import state_folder
 from . import options
-from .files import command_line, versions, write_bytes
-from .pictures import check_fits
+from .files import command_line, versions
+from .watching import Bar, Curves, Sheets, TensorBoard
 
 HELP = {
     "pictures": "pictures seen in all",
-    "batch": "pictures in one step",
+    "batch": "pictures in one step, over all processes",
+    "accumulate": "parts of a process's share of a batch, computed one after the other: less memory",
     "learning_rate": "peak learning rate of AdamW",
     "warmup": "steps of linear warm-up",
     "decay": "fraction of the run, at its end, over which the rate falls to zero",
+    "weight_decay": "AdamW's weight decay",
+    "beta2": "AdamW's decay of squared gradients",
+    "clip": "largest norm of a gradient, 0 for no limit",
     "label_drop": "fraction of labels replaced by the null class",
     "ema": "decay of the averaged weights per step; they are what is saved",
     "seed": "seed of the data, the noise and the initial weights",
     "first": "number of the first picture",
-    "save_every": "pictures between two saves",
+    "save_every": "pictures between two saves of the model and of the run's state",
+    "keep": "states that are kept for --resume",
+    "objective": "flow: rectified flow; dit: DiT's loss with learned variance; min_snr: SparseDiT's weighting of it; "
+    "auto: flow or dit, after what the model predicts",
     "distill": "with --teacher: weight of its prediction as the target, the pictures' has the rest",
-    "bfloat16": "compute in bfloat16 with float32 weights; faster where the processor has bfloat16 products",
+    "distill_features": "with --teacher: weight of the distance to its tokens at the ends of segments",
+    "precision": "what blocks compute in; weights stay float32",
+    "checkpointing": "compute every block again in the backward pass: less memory, a third more time",
 }
-_LOG_EVERY = 50  # steps between two lines of the loss log
+CHOICES = {"objective": get_args(ObjectiveName), "precision": get_args(Precision)}
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """A flag for every field of ``TrainOptions``."""
+    """A flag for every field of ``TrainOptions``, and those about files."""
     group = parser.add_argument_group("training")
     for item in fields(TrainOptions):
         default = item.default
@@ -47,53 +62,107 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         flag = "--" + item.name.replace("_", "-")
         if isinstance(default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=words)
+        elif item.name in CHOICES:
+            group.add_argument(flag, choices=CHOICES[item.name], default=default, help=words)
         else:
             group.add_argument(flag, type=type(default), default=default, metavar="N", help=words)
+    group.add_argument(
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="the same as --precision bf16; faster where the processor has bfloat16 products",
+    )
     group.add_argument("--teacher", metavar="FILE", help="learn the predictions of this dense model (distillation)")
+    group.add_argument("--cpu", action="store_true", help="compute on the CPU even where there is a faster device")
+    files = parser.add_argument_group("data, states and what can be seen of a run")
+    files.add_argument(
+        "--data",
+        default=PROCEDURAL,
+        metavar="FOLDER",
+        help="shards made by `sparsedit encode`, or features of fast-DiT (default: the project's own pictures)",
+    )
+    files.add_argument(
+        "--resume", action="store_true", help="go on from the newest state beside OUT, if there is one"
+    )
+    files.add_argument(
+        "--sheet-every", type=options.positive, metavar="N", help="a sheet of samples every N steps, in OUT.sheets"
+    )
+    files.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the curves for TensorBoard, too")
 
 
 def training_options(args: argparse.Namespace) -> TrainOptions:
     """What ``add_training`` reads."""
-    return TrainOptions(
-        **{item.name: getattr(args, item.name) for item in fields(TrainOptions) if hasattr(args, item.name)}
-    )
+    values = {item.name: getattr(args, item.name) for item in fields(TrainOptions)}
+    if args.bfloat16:
+        if args.precision == "fp16":
+            raise ValueError("--bfloat16 and --precision fp16 exclude each other; give one of them")
+        values["precision"] = "bf16"
+    return TrainOptions(**values)
 
 
-def run_training(
-    model: DiT, args: argparse.Namespace, schedule: PruningSchedule | None, facts: dict[str, Any] | None = None
-) -> None:
-    """Train with a bar and a loss log, and store how the file came about."""
+def source_from(args: argparse.Namespace) -> Source:
+    """The data that ``--data`` names, in the order of ``--seed``."""
+    return open_source(args.data, seed=args.seed)
+
+
+def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts: dict[str, Any] | None = None) -> None:
+    """Train with a bar, logs and curves, and store how the file came about."""
     settings = training_options(args)
-    teacher = None
-    if args.teacher is not None:
-        loaded = load_checkpoint(options.model_path(args.teacher), dtype=torch.float32)
-        check_fits(loaded, args.teacher)
-        teacher = loaded.model.requires_grad_(False)
-    metadata = {"command": command_line(args.argv), "steps": settings.steps, "versions": versions(), **(facts or {})}
-    log = LossLog(args.out.with_suffix(".loss.csv"), settings)
-    with tqdm(total=settings.steps * settings.batch, unit=" pictures", dynamic_ncols=True, delay=0.5) as bar:
+    made = {"command": command_line(args.argv), "steps": settings.steps, "versions": all_versions()}
+    with ExitStack() as stack:
+        log = RunLog(args.out)
+        watchers: list[Watcher] = [log, Curves(args.out.with_suffix(".curves.png"), log)]
+        if args.sheet_every is not None:
+            watchers.append(Sheets(args.out.with_suffix(".sheets"), loaded, args.sheet_every, args.seed))
+        if args.tensorboard is not None:
+            watchers.append(TensorBoard(args.tensorboard))
+        watchers.append(stack.enter_context(Bar(settings)))
+        try:
+            train(
+                loaded,
+                args.out,
+                source,
+                settings,
+                teacher=_teacher(args),
+                metadata={**made, **(facts or {})},
+                watchers=watchers,
+                resume=args.resume,
+                cpu=args.cpu,
+            )
+        except Interrupted as end:
+            stack.close()
+            sys.stderr.write(f"sparsedit {args.command}: {end}\n")
+            raise SystemExit(end.code) from end
+        finally:
+            _leave_group()
+    if log.lead:  # of several processes the main one speaks
+        seen = settings.steps * settings.batch
+        print(f"{args.out}: {seen} pictures seen; losses in {log.table_path}, states in {state_folder(args.out)}")
 
-        def progress(seen: int, total: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(seen - bar.n)
-            log.add(seen, total, loss)
 
-        train(model, args.out, settings, schedule=schedule, teacher=teacher, metadata=metadata, progress=progress)
-    print(f"{args.out}: {settings.steps * settings.batch} pictures seen; losses in {log.path}")
+def all_versions() -> dict[str, str]:
+    """Of everything that decides numbers."""
+    try:
+        return {**versions(), "accelerate": importlib.metadata.version("accelerate")}
+    except importlib.metadata.PackageNotFoundError:
+        return versions()
 
 
-class LossLog:
-    """A table of the loss; the file is rewritten whenever the model is saved, so that both tell of the same run."""
+def owned(loaded: Loaded) -> Loaded:
+    """The model with weights of its own: those of a loaded one are its file, mapped."""
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.data = parameter.data.clone()
+    return loaded
 
-    def __init__(self, path: Path, settings: TrainOptions) -> None:
-        self.path, self.settings = path, settings
-        self.lines = ["pictures,loss,seconds"]
-        self.start = time.perf_counter()
 
-    def add(self, seen: int, total: int, loss: float) -> None:
-        """Note the smoothed loss after ``seen`` of ``total`` pictures."""
-        batch, last = self.settings.batch, seen >= total
-        if last or seen // batch % _LOG_EVERY == 0:
-            self.lines.append(f"{seen},{loss:.6f},{time.perf_counter() - self.start:.1f}")
-        if last or seen % self.settings.save_every < batch:
-            write_bytes(self.path, ("\n".join(self.lines) + "\n").encode())
+def _teacher(args: argparse.Namespace) -> DiT | None:
+    if args.teacher is None:
+        return None
+    return load_checkpoint(options.model_path(args.teacher), dtype=torch.float32).model.requires_grad_(False)
+
+
+def _leave_group() -> None:
+    """Leave the group of processes that torchrun or accelerate launched."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,15 +1,19 @@
-"""bfloat16 training on the CPU: autocast, and an attention that is fast in it."""
+"""What makes a training pass cheaper: an attention that is fast in bfloat16 on a CPU, and recomputed activations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..dit import DiT
 from ..layers import CrossAttention, SelfAttention
+from ..sdtm import Block
 
 
 def product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -26,18 +30,35 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def autocast(model: DiT, bfloat16: bool) -> Iterator[None]:
-    """Run ``model`` in bfloat16 inside the block; nothing changes where ``bfloat16`` is false."""
-    if not bfloat16:
-        yield
-        return
-    layers = [layer for layer in model.modules() if isinstance(layer, (SelfAttention, CrossAttention))]
+def fast_attention(models: Sequence[DiT], wanted: bool = True) -> Iterator[None]:
+    """While it lasts, the models use :func:`product_attention`; nothing changes where it is not ``wanted``."""
+    layers = [
+        layer
+        for model in (models if wanted else ())
+        for layer in model.modules()
+        if isinstance(layer, (SelfAttention, CrossAttention))
+    ]
     before = [layer.attention for layer in layers]
     try:
         for layer in layers:
             layer.attention = product_attention
-        with torch.amp.autocast("cpu", torch.bfloat16):
-            yield
+        yield
     finally:
         for layer, attention in zip(layers, before, strict=True):
             layer.attention = attention
+
+
+@contextmanager
+def recomputing(model: DiT, wanted: bool = True) -> Iterator[None]:
+    """While it lasts, every block keeps only its inputs and is computed again in the backward pass."""
+    blocks = [block for block in cast(Sequence[Block], model.blocks) if wanted]
+    try:
+        for block in blocks:
+            # an attribute of the block itself, in front of its class's method; hooks are called outside of it
+            block.forward = partial(  # type: ignore[method-assign]
+                checkpoint, type(block).forward.__get__(block), use_reentrant=False, preserve_rng_state=False
+            )
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

@@ -1,0 +1,131 @@
+"""Watchers of a training run: the bar, the curves, sheets of samples, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..checkpoint import Loaded
+from ..dit import DiT
+from ..extras import imported
+from ..sampling import SampleOptions, initial_noise, sample
+from ..sheets import grid_sheet, to_pictures
+from ..train.curves import draw_curves
+from ..train.options import TrainOptions
+from ..train.progress import Progress, RunLog
+from .files import write_png
+from .sample import caption, view
+
+SHEET_STEPS, SHEET_GUIDANCE, SHEET_CLASSES = 20, 1.5, 10
+
+
+class Bar:
+    """Pictures, loss, pictures per second and the time left, on stderr."""
+
+    def __init__(self, settings: TrainOptions) -> None:
+        self.settings = settings
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def resumed(self, step: int) -> None:
+        """See train/progress.py; only here, as other processes show no bar."""
+        batch, total = self.settings.batch, self.settings.steps * self.settings.batch
+        self.bar = tqdm(total=total, initial=step * batch, unit=" pictures", dynamic_ncols=True, delay=0.5)
+
+    def step(self, progress: Progress, _: DiT) -> None:
+        """See train/progress.py."""
+        self.bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
+        self.bar.update(progress.pictures - self.bar.n)
+
+    def saved(self, _: Progress) -> None:
+        """See train/progress.py."""
+
+
+class Curves:
+    """The curves of the log as a picture, drawn again at every save."""
+
+    def __init__(self, path: Path, log: RunLog) -> None:
+        self.path, self.log = path, log
+
+    def resumed(self, _: int) -> None:
+        """See train/progress.py."""
+
+    def step(self, _: Progress, __: DiT) -> None:
+        """See train/progress.py."""
+
+    def saved(self, _: Progress) -> None:
+        """See train/progress.py."""
+        if self.log.rows:
+            write_png(self.path, draw_curves(self.log.rows, title=self.log.table_path.name.removesuffix(".loss.csv")))
+
+
+class Sheets:
+    """Samples of the averaged weights every ``every`` steps, always of the same noise."""
+
+    def __init__(self, folder: Path, loaded: Loaded, every: int, seed: int) -> None:
+        self.folder, self.loaded, self.every, self.seed = folder, loaded, every, seed
+
+    def resumed(self, _: int) -> None:
+        """See train/progress.py."""
+
+    def step(self, progress: Progress, averaged: DiT) -> None:
+        """See train/progress.py."""
+        if progress.step % self.every == 0 or progress.step == progress.steps:
+            loaded = replace(self.loaded, model=averaged)
+            below = f"after step {progress.step}, seed {self.seed}, {SHEET_STEPS} steps, guidance {SHEET_GUIDANCE}"
+            sheet = sample_sheet(loaded, self.seed, below)
+            write_png(self.folder / f"step-{progress.step:08d}.png", sheet)
+
+    def saved(self, _: Progress) -> None:
+        """See train/progress.py."""
+
+
+def sample_sheet(loaded: Loaded, seed: int, below: str) -> Any:
+    """A picture of up to ten classes, spread over all; latents in rough colours."""
+    classes = min(SHEET_CLASSES, loaded.config.num_classes)
+    labels = torch.arange(classes) * loaded.config.num_classes // classes
+    guidance = SHEET_GUIDANCE if loaded.config.null_class else 1.0
+    noise = initial_noise(loaded, classes, seed=seed)
+    images = sample(loaded, noise, labels, SampleOptions(SHEET_STEPS, cfg=guidance), seed=seed).images
+    pictures = to_pictures(view(images, loaded), zoom=max(1, 128 // images.shape[-1]))
+    captions = [caption(loaded, int(label)) for label in labels]
+    return grid_sheet(pictures, captions, columns=5, title="Samples of the averaged weights", below=below)
+
+
+class TensorBoard:
+    """The curves for TensorBoard; ``ValueError`` names the extra where it is not installed."""
+
+    def __init__(self, folder: Path) -> None:
+        imported("tensorboard", "tensorboard")
+        self.folder = folder
+        self.writer: Any = None
+
+    def resumed(self, step: int) -> None:
+        """See train/progress.py; what an ended run wrote of later steps is hidden by TensorBoard."""
+        module = imported("torch.utils.tensorboard", "tensorboard")
+        self.writer = module.SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+
+    def step(self, progress: Progress, _: DiT) -> None:
+        """See train/progress.py."""
+        for name in ("step_loss", "loss", "grad_norm", "rate", "images_per_second"):
+            value = getattr(progress, name)
+            if math.isfinite(value):
+                self.writer.add_scalar(name, value, progress.step)
+        if progress.grid is not None:
+            self.writer.add_scalar("sparse_tokens", progress.grid[0] * progress.grid[1], progress.step)
+
+    def saved(self, _: Progress) -> None:
+        """See train/progress.py."""
+        self.writer.flush()
