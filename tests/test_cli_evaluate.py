@@ -167,7 +167,7 @@ def test_what_is_refused(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_
     assert "was not given" in cli.refuses(*words, "--features-size", 299)
     assert "was not given" in cli.refuses(*words, "--classifier-range", 0, 1)
     features = ("--features", script(tmp_path / "f.pt", Mean()))
-    assert "no folder" in cli.refuses(*words, *features, "--real", tmp_path / "nothere")
+    assert "there is no folder" in cli.refuses(*words, *features, "--real", tmp_path / "nothere")
     assert "rise from black to white" in cli.refuses(*words, *features, "--features-range", 1, 0)
     (tmp_path / "x.pt").write_text("hello")
     assert "not a TorchScript file" in cli.refuses(*words, "--features", tmp_path / "x.pt")

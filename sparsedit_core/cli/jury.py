@@ -132,8 +132,12 @@ def reality(
 
 
 def real_pictures(args: argparse.Namespace, size: tuple[int, int]) -> RealPictures:
-    """Held-out procedural pictures, or those of ``--real`` at (height, width)."""
-    return HeldOutPictures() if args.real is None else FolderPictures(args.real, size)
+    """Held-out procedural pictures, or those of ``--real`` in the models' (height, width)."""
+    if args.real is None:
+        return HeldOutPictures()
+    if size[0] != size[1]:
+        raise ValueError(f"the models draw {size[1]}x{size[0]} pixels; real pictures are cropped to squares alone")
+    return FolderPictures(args.real, size[0])
 
 
 def picture_size(loaded: Loaded) -> tuple[int, int]:

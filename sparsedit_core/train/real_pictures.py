@@ -8,17 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from .data.crop import UndecodableError, read_picture
+from .data.folder import scan_folder
 from .judge import REFERENCE_SEED
 from .pictures import CLASS_NAMES, pictures
 
 logger = logging.getLogger("sparsedit")
-
-IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 
 
 class RealPictures(Protocol):
@@ -57,50 +55,33 @@ def batches(real: RealPictures, first: int, count: int, size: int) -> Iterator[t
 
 
 class FolderPictures:
-    """The images of a folder and its sub-folders, cropped to their middle and resized to (height, width).
+    """The images of a folder, cropped and resized to ``side`` pixels as training data are (train/data).
 
-    A sub-folder is a class where every image lies in one; classes are numbered by the sorted names. The order is
-    shuffled by a fixed seed, so that a slice holds all classes. A file that does not decode is left out and counted.
+    Sub-folders are classes, numbered by their sorted names. The order is shuffled by a fixed seed, so that a slice
+    holds all classes. A file that does not decode is left out, told and counted in ``skipped``.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], size: tuple[int, int]) -> None:
-        """ValueError for a folder without images, FileNotFoundError for no folder."""
-        root = Path(folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"no folder of real pictures at {root}; give a folder of images")
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS and p.is_file())
-        if not files:
-            endings = ", ".join(sorted(IMAGE_ENDINGS))
-            raise ValueError(f"no images in {root} (known endings are {endings}); give a folder of images")
-        parents = [path.relative_to(root).parts[:-1] for path in files]
-        self.class_names: tuple[str, ...] = tuple(sorted({parts[0] for parts in parents})) if all(parents) else ()
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
-        self.size = size
-        self.count: int = len(files)
-        self.skipped: list[str] = []
-        self._files = [files[place] for place in order]
-        self._labels = [numbers[parents[place][0]] for place in order] if self.class_names else None
+    def __init__(self, folder: str | os.PathLike[str], side: int) -> None:
+        """ValueError for a folder without images or with an empty class, FileNotFoundError for no folder."""
+        self.side, self.root = side, Path(folder)
+        found = scan_folder(folder)
+        self.class_names = found.class_names or ()
+        order = torch.randperm(len(found.pictures), generator=torch.Generator().manual_seed(0)).tolist()
+        self.count: int = len(found.pictures)
+        self.skipped: set[str] = set()
+        self._pictures = [found.pictures[place] for place in order]
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
         """See :class:`RealPictures`."""
-        found, labels = [], []
-        for place in range(first, min(first + size, self.count)):
+        images, labels = [], []
+        for picture in self._pictures[first : first + size]:
             try:
-                found.append(read_picture(self._files[place], self.size))
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                logger.warning("%s does not decode and is left out: %s", self._files[place].name, error)
-                self.skipped.append(self._files[place].name)
+                images.append(read_picture(self.root / picture.name, self.side).float() / 127.5 - 1)
+            except UndecodableError as error:
+                if picture.name not in self.skipped:
+                    logger.warning("%s does not decode and is left out: %s", picture.name, error)
+                self.skipped.add(picture.name)
                 continue
-            if self._labels is not None:
-                labels.append(self._labels[place])
-        images = torch.stack(found) if found else torch.zeros(0, 3, *self.size)
-        return images, None if self._labels is None else torch.tensor(labels, dtype=torch.int64)
-
-
-def read_picture(path: Path, size: tuple[int, int]) -> Tensor:
-    """An image file as (3, H, W) in [-1, 1]: the middle of the file in the wanted shape, resized to (H, W)."""
-    height, width = size
-    with Image.open(path) as file:
-        picture = ImageOps.fit(file.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+            labels.append(picture.label)
+        together = torch.stack(images) if images else torch.zeros(0, 3, self.side, self.side)
+        return together, torch.tensor(labels, dtype=torch.int64) if self.class_names else None
