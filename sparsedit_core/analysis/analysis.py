@@ -15,7 +15,7 @@ from ..tokens import Grid
 from .maps import BlockMaps, attention_layers, attention_maps, block_roles
 from .moments import Moment, sparse_grid_at
 from .sensitivity import MEASURED, measure_sensitivity
-from .suggest import SHORTLIST, Suggestion, suggest_layout
+from .suggest import SHORTLIST, Suggestion, check_affordable, suggest_layout
 from .toy import ToyResult, toy_experiment
 
 Progress = Callable[[int], object]
@@ -92,7 +92,11 @@ def analyze(
             f"the model is a SparseDiT already (layout {loaded.layout}); a layout is suggested for the dense model "
             "that it came from: give that one, or leave the budget out"
         )
-    if against and budget is None:
+    if budget is not None:
+        if schedule is None:
+            raise ValueError("a layout is suggested for a pruning schedule; give one, e.g. rates 0.86 and 0.61")
+        check_affordable(loaded.config, schedule, budget)
+    elif against:
         raise ValueError("layouts to compare are measured beside a suggested one; give a budget and a dense model")
     for layout in against:
         layout.check_depth(depth)
@@ -105,9 +109,7 @@ def analyze(
     with stage(2 * len(attention_layers(model)) * len(moments), "toy experiment", "evaluations") as progress:
         toy = [toy_experiment(model, m, grid, progress=progress) for m, grid in zip(moments, grids, strict=True)]
     suggestion = None
-    if budget is not None:
-        if schedule is None:
-            raise ValueError("a layout is suggested for a pruning schedule; give one, e.g. rates 0.86 and 0.61")
+    if budget is not None and schedule is not None:
         pooled = [result.first for result in toy]
         with stage(len(MEASURED) * depth * len(moments), "roles of blocks", "evaluations") as progress:
             sensitivity = measure_sensitivity(model, moments, schedule, pooled, progress=progress)

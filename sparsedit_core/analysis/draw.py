@@ -16,12 +16,21 @@ LABELS, GAP, UPPER, LOWER = 118, 34, 98, 52
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values [block][time] with a title and a line that says what they mean; ``full`` has the darkest colour."""
+    """Values [block][time] with a title and a line that says what they mean; colours go from white at ``empty`` to
+    the darkest at ``full``, None: the smallest and the largest of the values."""
 
     title: str
     meaning: str
     values: Sequence[Sequence[float]]
-    full: float = 1.0
+    empty: float | None = None
+    full: float | None = None
+
+    def strength(self, value: float) -> float:
+        """The colour of a value, 0 white .. 1."""
+        every = [value for row in self.values for value in row]
+        low = min(every) if self.empty is None else self.empty
+        high = max(every) if self.full is None else self.full
+        return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
 
 
 def draw_heat_maps(title: str, blocks: Sequence[str], times: Sequence[float], maps: Sequence[HeatMap]) -> Image.Image:
@@ -55,7 +64,7 @@ def _panel(canvas: Canvas, left: float, width: float, times: Sequence[float], he
         y = UPPER + CELL_HEIGHT * row
         for column, value in enumerate(values):
             x = left + step * column
-            strength = min(max(value / heat.full, 0.0), 1.0) if heat.full > 0 else 0.0
+            strength = heat.strength(value)
             canvas.box((x, y), (x + step - 1, y + CELL_HEIGHT - 1), tint(COLOURS[0], strength), RULE)
             colour = PAPER if strength > 0.6 else INK
             canvas.text((x + step / 2, y + CELL_HEIGHT / 2), f"{value:.2f}", 12, colour, "mm")

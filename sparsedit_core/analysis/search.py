@@ -107,7 +107,7 @@ def best_layouts(sensitivity: Sensitivity, costs: RoleCosts, budget: float) -> l
     if not found:
         raise ValueError(
             f"no layout of {sensitivity.depth} blocks with a sparse-dense module costs at most {budget:.4g} MACs under "
-            "this schedule; give a larger budget, or a schedule with higher pruning rates"
+            "this schedule; give a larger budget or higher pruning rates"
         )
     return sorted(found, key=lambda candidate: (candidate.predicted, candidate.macs))
 

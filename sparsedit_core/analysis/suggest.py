@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..config import DiTConfig
 from ..cost import macs
 from ..dit import DiT
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
 from .moments import Moment
 from .search import Candidate, best_layouts, layout_macs, role_costs
-from .sensitivity import Sensitivity, assembled_changes
+from .sensitivity import MEASURED, Sensitivity, assembled_changes
 
 SHORTLIST = 12
 """Candidates of the search that are measured in one piece."""
@@ -90,6 +91,24 @@ def check_budget(budget: float) -> float:
     return budget
 
 
+def check_affordable(config: DiTConfig, schedule: PruningSchedule, budget: float) -> None:
+    """``ValueError`` where even the cheapest layout of this depth costs more than ``budget`` of the dense model."""
+    depth, dense = config.depth, _dense_macs(config)
+    nothing = Sensitivity((0.5,), ((1, 1),), ((0.0,) * (depth + 1),), {role: ((0.0,) * depth,) for role in MEASURED})
+    # with no error anywhere the best is the cheapest
+    cheapest = best_layouts(nothing, role_costs(config, schedule), math.inf)[0]
+    if cheapest.macs > check_budget(budget) * dense:
+        raise ValueError(
+            f"the budget is {budget:g} of the dense model's MACs, but the cheapest layout of {depth} blocks, "
+            f"{cheapest.layout}, costs {cheapest.macs / dense:.3f} under this schedule; give a larger budget or higher "
+            "pruning rates"
+        )
+
+
+def _dense_macs(config: DiTConfig) -> int:
+    return macs(replace(config, layout=None), factor=1).total
+
+
 def suggest_layout(
     model: DiT,
     moments: Sequence[Moment],
@@ -109,7 +128,7 @@ def suggest_layout(
     evaluations. ``ValueError`` where nothing fits.
     """
     config = model.config
-    dense = macs(replace(config, layout=None), factor=1).total
+    dense = _dense_macs(config)
     found = best_layouts(sensitivity, role_costs(config, schedule), check_budget(budget) * dense)[:SHORTLIST]
     others = [Candidate(one, sensitivity.predicted(one), layout_macs(config, one, schedule)) for one in against]
     layouts = [candidate.layout for candidate in (*found, *others)]

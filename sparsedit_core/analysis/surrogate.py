@@ -101,11 +101,13 @@ class Surrogate:
                 assert entered is not None
                 x = block(x, c, entered[0]) if role == "generation" else block(x, c)
                 continue
-            context = pool(x) if entered is None else x
+            recovered = x
             if entered is not None:
                 x = _back(x, entered, sparse, run.dense)
                 entered = None
-            x = block(x, c, context) if role == "recovery" else block(x, c)
+            elif role == "recovery" and (number == 0 or roles[number - 1] != "recovery"):
+                recovered = pool(x)  # recovery alone: of tokens that were never sparse
+            x = block(x, c, recovered) if role == "recovery" else block(x, c)
         return x if entered is None else _back(x, entered, sparse, run.dense)
 
     def block(self, number: int, role: Role) -> Block:

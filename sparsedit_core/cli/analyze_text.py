@@ -113,8 +113,8 @@ def role_picture(name: str, analysis: Analysis, suggestion: Suggestion) -> Image
     values = {role: [[math.sqrt(v) for v in block] for block in zip(*panels[role], strict=True)] for role in panels}
     alone = [[math.sqrt(result.single[i]) for result in analysis.toy] for i in range(len(analysis.roles))]
     full = max(0.01, *(value for panel in (*values.values(), alone) for row in panel for value in row))
-    maps = [HeatMap("as a Poolingformer", "attention is the mean", alone, full)]
-    maps += [HeatMap(title, meaning, values[role], full) for role, title, meaning in ROLES]
+    maps = [HeatMap("as a Poolingformer", "attention is the mean", alone, 0.0, full)]
+    maps += [HeatMap(title, meaning, values[role], 0.0, full) for role, title, meaning in ROLES]
     title = f"{name}: change of the prediction when one block takes another role"
     return draw_heat_maps(title, _names(analysis), analysis.times, maps)
 
