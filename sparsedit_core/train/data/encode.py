@@ -141,19 +141,20 @@ def _check(
 
 def _begin(out: Path, index: Index, resume: bool) -> dict[str, Shard]:
     """The shards that need no work, by name; an index exists from here on."""
+    started = (out / INDEX).exists()
+    if started and not resume:
+        raise ValueError(f"{out} holds an encoding already; go on with it by --resume, or give another folder")
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / INDEX).exists():
+    for leftover in (*out.glob(".shard-*.tmp"), *out.glob(f".{INDEX}.*.tmp")):  # of a run that was killed as it wrote
+        leftover.unlink()
+    if not started:
         write_index(out, index)
         return {}
-    if not resume:
-        raise ValueError(f"{out} holds an encoding already; go on with it by --resume, or give another folder")
     before = read_index(out)
     changed = sorted(key for key in {*before.settings, *index.settings} if _differs(before, index, key))
     if changed:
         told = "; ".join(_change(key, before.settings.get(key), index.settings.get(key)) for key in changed)
         raise ValueError(f"{out} was encoded with other settings ({told}); repeat them, or give another output folder")
-    for leftover in out.glob(".shard-*.tmp"):  # of a run that was killed while it wrote
-        leftover.unlink()
     damaged = damage(out, before.shards, full=True)
     for name, what in damaged.items():
         logger.warning("the shard %s %s; it is made again", out / name, what)

@@ -95,8 +95,10 @@ class ShardSource:
             yield shard, index - int(self._ends[shard]) + self.index.shards[shard].count
 
     def _sample(self, shard: int, row: int, number: int) -> Tensor:
-        mirrored, noise = sample_draw(self.seed, number)
-        mirrored &= self.index.flip
+        mirrored, noise = self.index.flip, None
+        if self.index.flip or self.index.content == "moments":
+            coin, noise = sample_draw(self.seed, number)
+            mirrored &= coin
         if self.index.content == "pixels":
             picture = self._read(shard, "pixels", row).float() / 127.5 - 1
             return picture.flip(-1) if mirrored else picture
