@@ -16,9 +16,10 @@ from ..schedule import PruningSchedule
 from ..schedule_cost import schedule_macs
 from ..tokens import Grid, clamp_grid, default_sparse_grid
 from . import options, text
+from .cost_training import add_memory, memory_report, memory_text
 from .files import to_json
 
-SUMMARY = "count the MACs of a model and of a pruning schedule"
+SUMMARY = "count the MACs of a model and of a pruning schedule, and the memory that training it takes"
 EXAMPLE = "sparsedit cost DiT-XL/2 --size 512 --rate-noise .96 --rate-clean .90"
 
 LAYOUTS = {28: "2+4x[1,3,1,1]+2", 12: "1+2x[1,2,1,1]+1"}
@@ -46,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=250,
         help="evaluations of the sampling, ddim or euler (flow models), default 250",
     )
+    add_memory(parser)
     options.add_schedule(parser)
     options.add_facts(parser)
     options.add_json(parser)
@@ -54,8 +56,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
     found = _model(args)
-    report = count(found, args, options.schedule_from(args, found.schedule))
-    print(to_json(report) if args.json else _text(report))
+    if not args.training and (args.batch or args.precision or args.checkpointing):
+        raise ValueError("--batch, --precision and --checkpointing are about the memory of training; add --training")
+    schedule = options.schedule_from(args, found.schedule)
+    report = count(found, args, schedule)
+    if args.training:
+        grid = token_grid(found.config, args.size, factor=found.factor)
+        report["training"] = memory_report(found.config, args, grid, training_grid(found.config, args, schedule, grid))
+    if args.json:
+        print(to_json(report))
+    else:
+        print(_text(report) + (f"\n\n{memory_text(report['training'])}" if args.training else ""))
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,17 @@ def static_grid(side: int | None, schedule: PruningSchedule | None, config: DiTC
     sides, longer = schedule.sides(max(dense)), max(dense)
     side = (sides[0] + sides[-1] + 1) // 2
     return side, clamp_grid((round(dense[0] * side / longer), round(dense[1] * side / longer)), dense)
+
+
+def training_grid(
+    config: DiTConfig, args: argparse.Namespace, schedule: PruningSchedule | None, dense: Grid
+) -> Grid | None:
+    """The sparse grid that takes the most memory in training: the schedule's densest; ``None`` of a dense model."""
+    if config.layout is None:
+        return None
+    if schedule is None or args.side is not None:
+        return static_grid(args.side, schedule, config, dense)[1]
+    return max((grid for _, _, grid in schedule.buckets(dense)), key=lambda grid: grid[0] * grid[1])
 
 
 def _text(report: dict[str, Any]) -> str:
