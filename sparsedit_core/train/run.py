@@ -94,7 +94,9 @@ class Run:
             if state.facts["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state.facts["scaler"])
             self.done, self.smoothed, self.seconds = state.step, state.facts["loss"], state.facts["seconds"]
-            self.saved = state.path.name
+            self.saved = state.path.stem
+            if self.done == self.options.steps and self.accelerator.is_main_process:
+                self._write_model(self.done * self.options.batch)  # the last thing of a run, which may have failed
         self._tell(lambda watcher: watcher.resumed(self.done))
 
     def loop(self, signals: StopSignals) -> None:
@@ -189,9 +191,23 @@ class Run:
         self.average.update_parameters(self.plain)
 
     def _save(self, progress: Progress, must: bool) -> None:
-        """The state and the averaged model; what cannot be written is warned of, unless it ``must`` be."""
+        """The state and the averaged model; what cannot be written is warned of, unless the model ``must`` be."""
         if not self.accelerator.is_main_process:
             return
+        self._save_state(progress)
+        try:
+            self._write_model(progress.pictures)
+        except (OSError, CheckpointError) as error:
+            if must:
+                raise OSError(
+                    f"the trained model could not be written ({error}); make room and go on by --resume from the "
+                    f"newest state, {self.saved}"
+                ) from error
+            log.warning("step %d: THE MODEL WAS NOT SAVED (%s); training goes on", progress.step, error)
+        else:
+            self._tell(lambda watcher: watcher.saved(progress))
+
+    def _save_state(self, progress: Progress) -> None:
         scaler = self.accelerator.scaler
         facts = {
             "settings": self.settings,
@@ -200,25 +216,19 @@ class Run:
             "scaler": None if scaler is None else scaler.state_dict(),
             "finished": progress.step == progress.steps,
         }
+        tensors = pack(self.plain, self.average, self.optimizer)
         try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            tensors = pack(self.plain, self.average, self.optimizer)
-            self.saved = save_state(self.folder, progress.step, tensors, facts, keep=self.options.keep).name
+            path = save_state(self.folder, progress.step, tensors, facts, keep=self.options.keep)
         except OSError as error:
             log.warning("step %d: NO STATE WAS SAVED (%s); the newest is %s", progress.step, error, self.saved)
-        trained = asdict(self.options) | {"objective": self.objective.name, "seen": progress.pictures}
-        record = {"train": trained | {"loss": self.smoothed}, "data": self.data, **self.metadata}
-        try:
-            save_checkpoint(self.out, replace(self.loaded, model=self.averaged, metadata=record))
-        except (OSError, CheckpointError) as error:
-            if must:
-                raise OSError(
-                    f"the trained model could not be written ({error}); make room and go on by --resume from the "
-                    f"newest state, {self.saved}"
-                ) from error
-            log.warning("step %d: THE MODEL WAS NOT SAVED (%s); training goes on", progress.step, error)
-            return
-        self._tell(lambda watcher: watcher.saved(progress))
+        else:
+            self.saved = path.stem
+
+    def _write_model(self, pictures: int) -> None:
+        trained = asdict(self.options) | {"objective": self.objective.name, "seen": pictures, "loss": self.smoothed}
+        record = {"train": trained, "data": self.data, **self.metadata}
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(self.out, replace(self.loaded, model=self.averaged, metadata=record))
 
     def _tell(self, message: Callable[[Watcher], None]) -> None:
         """Give the watchers a message; no log is worth a run."""
