@@ -1,8 +1,8 @@
 """The autoencoder between pictures and latents: any AutoencoderKL file, run by diffusers (extra ``train``).
 
-Three key layouts are read: diffusers' own, its older one (``query``, ``proj_attn``: the files of sd-vae-ft-ema and
-sd-vae-ft-mse) and that of the original latent-diffusion code, bare or inside a whole Stable Diffusion checkpoint.
-Nothing is asked of a hub: what a model is built from is read off its tensors, or off the folder's ``config.json``.
+Three key layouts are read: diffusers' own, its older one (attention as ``query``, ``key``, ``value``, ``proj_attn``)
+and that of the original latent-diffusion code, bare or inside a whole Stable Diffusion checkpoint. Nothing is asked of
+a hub: what a model is built from is read off its tensors, or off the folder's ``config.json``.
 """
 
 from __future__ import annotations

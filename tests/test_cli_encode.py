@@ -107,6 +107,14 @@ def test_encode_refuses(cli: Cli, pictures: Path, vae: Path, tmp_path: Path) -> 
     assert "no index.json" in cli.refuses("encode", pictures, "--verify")
 
 
+def test_without_diffusers_the_extra_is_named(
+    cli: Cli, pictures: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert 'pip install "sparsedit[train]"' in cli.refuses("encode", pictures, tmp_path / "out", "--vae", vae)
+    cli.works("encode", pictures, tmp_path / "out", "--pixels", *SMALL)  # pixels need none
+
+
 def _not_a_vae(folder: Path) -> Path:
     from safetensors.torch import save_file
 

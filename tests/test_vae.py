@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from vae_files import FACTOR, original_state, save_vae, tiny_vae
 
+from sparsedit_core import vae as module
 from sparsedit_core.checkpoint import CheckpointError
 from sparsedit_core.vae import load_autoencoder
 
@@ -87,6 +88,35 @@ def test_the_shape_is_read_off_the_tensors(config: dict[str, Any], tmp_path: Pat
         loaded = load_autoencoder(save_vae(tmp_path / f"{layout}.safetensors", vae, layout))
         assert loaded.channels == 16
         assert torch.equal(loaded.encode(pictures()), vae.encode(pictures()).latent_dist.mode())
+
+
+PUBLISHED = {  # shapes of Stable Diffusion 1 and 2 and XL, of SD 3 and FLUX, of latent-diffusion's kl-f4
+    "sd": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4},
+    "flux": {
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+        "latent_channels": 16,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+    "kl-f4": {"block_out_channels": (128, 256, 512), "layers_per_block": 2, "latent_channels": 3},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes_are_recognised(name: str) -> None:
+    levels = len(PUBLISHED[name]["block_out_channels"])
+    with torch.device("meta"):
+        real = tiny_vae(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            **PUBLISHED[name],
+        )
+        state = module._to_diffusers(original_state(real), Path(name))
+        again = type(real)(**module._derive_config(state, Path(name), grouped=True))
+    told, expected = ({k: v for k, v in m.config.items() if not k.startswith("_")} for m in (again, real))
+    assert told == expected
+    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in again.state_dict().items()}
 
 
 def test_other_precision(vae: Any, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     space.add_argument("--vae", type=Path, metavar="FILE", help="AutoencoderKL: .safetensors, or a diffusers folder")
     space.add_argument("--pixels", action="store_true", help="the pictures themselves, for models of pixels")
     drawn = group.add_mutually_exclusive_group()
-    drawn.add_argument("--moments", action="store_true", help="mean and deviation: training draws from the posterior")
+    drawn.add_argument("--moments", action="store_true", help="mean and deviation: training draws from them as DiT's")
     drawn.add_argument("--sample", action="store_true", help="one draw from the posterior (default: its mean)")
     group.add_argument("--size", type=options.positive, default=256, metavar="N", help="side in pixels (default 256)")
     group.add_argument("--flip", action="store_true", help="the mirrored picture too; training takes either")
