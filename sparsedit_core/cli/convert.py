@@ -11,6 +11,7 @@ from ..checkpoint.export import export_checkpoint
 from ..checkpoint.infer import OFFICIAL_SIDE
 from ..config import check_side
 from ..convert import convert_dense
+from ..grow import grow_patches
 from ..layout import SegmentLayout
 from . import options
 from .files import check_ending, command_line, versions
@@ -37,6 +38,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_positions(parser)
     parser.add_argument(
+        "--grow",
+        type=options.positive,
+        metavar="N",
+        help="a pixel model of N times the side: patches N times as wide, the old pictures enlarged, to be trained on",
+    )
+    parser.add_argument(
         "--as",
         dest="layout_of",
         choices=("official", "diffusers"),
@@ -54,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
     if args.layout_of is not None:
         keywords["dtype"] = None if args.dtype is None else options.DTYPES[args.dtype]
     loaded = load_checkpoint(options.model_path(args.dense), **keywords)
+    if args.grow is not None:
+        loaded = grow_patches(loaded, args.grow)
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
         layout, fusion = SegmentLayout.parse(args.layout), args.fusion or "official"
