@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from checkpoint_files import small_model
-from cli_models import Cli, save_latents, save_original, save_pixels
+from cli_models import Cli, pixel_model, save_latents, save_original, save_pixels
 from PIL import Image
 
-from sparsedit_core import SegmentLayout, save_checkpoint
+from sparsedit_core import SegmentLayout, load_checkpoint, save_checkpoint
+from sparsedit_core.checkpoint import Latent
 from sparsedit_core.cli import build_parser
+from sparsedit_core.cli.analyze import real_samples, samples
+from sparsedit_core.train.pictures import pictures
 
 FEW = ("--times", 0.75, 0.25, "--samples", 2)
 
@@ -109,6 +115,45 @@ def test_a_sparse_model_follows_its_schedule_or_the_one_given(tmp_path: Path, cl
     other = cli.works("analyze", file, *FEW, "--rate-noise", 0.6, "--rate-clean", 0.2, "--hold", "clean", "--json").json
     assert own["schedule"]["rate_noise"] == 0.9
     assert own["sparse_grids"] != other["sparse_grids"]
+
+
+def features(folder: Path, count: int, side: int = 16) -> Path:
+    """A set of latents as fast-DiT's script writes it."""
+    for name, content in (("features", np.ones((1, 4, side, side), np.float32)), ("labels", np.array([3]))):
+        (folder / f"imagenet256_{name}").mkdir(parents=True)
+        for number in range(count):
+            np.save(folder / f"imagenet256_{name}" / f"{number}.npy", content)
+    return folder
+
+
+def test_real_latents_with_noise(tmp_path: Path, cli: Cli) -> None:
+    file, few = save_latents(tmp_path / "latents.safetensors"), features(tmp_path / "few", 2)
+    report = cli.works("analyze", file, *FEW, "--data", few, "--budget", 1, "--json").json
+    assert report["inputs"] == "few with noise"
+    own = cli.works("analyze", file, *FEW, "--steps", 2, "--budget", 1, "--json").json
+    assert report["attention"][0]["entropy"] != own["attention"][0]["entropy"]
+    assert "holds 2 samples, fewer than" in cli.refuses("analyze", file, "--samples", 3, "--data", few)
+    larger = features(tmp_path / "larger", 2, side=32)
+    assert "samples are (4, 32, 32) each" in cli.refuses("analyze", file, *FEW, "--data", larger)
+    pixels = save_pixels(tmp_path / "pixels.safetensors")
+    assert "encoded for this model" in cli.refuses("analyze", pixels, *FEW, "--data", few)
+
+
+def test_data_come_in_the_scale_of_the_model(tmp_path: Path) -> None:
+    """Procedural pictures are halved for training; a model of another scale gets its own."""
+    args = Namespace(data="procedural", samples=3)
+    for scale in (1.0, 0.25):
+        file = tmp_path / f"{scale}.safetensors"
+        save_checkpoint(file, pixel_model(), prediction="flow", latent=Latent(3, scale, 1, "pixel"))
+        loaded = load_checkpoint(file)
+        images, labels = real_samples(loaded, args)
+        expected, classes = pictures(0, 3)
+        torch.testing.assert_close(images, scale * expected)
+        assert torch.equal(labels, classes)
+        heldout = Namespace(data=None, samples=3, times=[0.0], seed=0)
+        words, (moment,) = samples(loaded, heldout, None)
+        torch.testing.assert_close(moment.x, scale * pictures(0, 3, split="heldout")[0])
+        assert words == "held-out pictures with noise"
 
 
 def test_an_original_file_with_what_it_does_not_say(tmp_path: Path, cli: Cli) -> None:

@@ -17,20 +17,17 @@ LABELS, GAP, UPPER, LOWER = 118, 34, 98, 52
 @dataclass(frozen=True)
 class HeatMap:
     """Values [block][time] with a title and a line that says what they mean; colours go from white at ``empty`` to
-    the darkest at ``full``, None: the smallest and the largest of the values."""
+    the darkest at ``full``, which may be the smaller of the two."""
 
     title: str
     meaning: str
     values: Sequence[Sequence[float]]
-    empty: float | None = None
-    full: float | None = None
+    empty: float = 0.0
+    full: float = 1.0
 
     def strength(self, value: float) -> float:
-        """The colour of a value, 0 white .. 1."""
-        every = [value for row in self.values for value in row]
-        low = min(every) if self.empty is None else self.empty
-        high = max(every) if self.full is None else self.full
-        return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
+        """The colour of a value, 0 white .. 1; ``empty`` and ``full`` differ."""
+        return min(max((value - self.empty) / (self.full - self.empty), 0.0), 1.0)
 
 
 def draw_heat_maps(title: str, blocks: Sequence[str], times: Sequence[float], maps: Sequence[HeatMap]) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +123,18 @@ def samples(loaded: Loaded, args: argparse.Namespace, schedule: PruningSchedule 
 
 
 def real_samples(loaded: Loaded, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The first samples of a data set; ``ValueError`` where they are of another space than the model's."""
+    """The first samples of a data set in the model's scale; ``ValueError`` where they are of another space."""
     from ..train.data import open_source  # with its data formats, which no other use of this command needs
 
-    source = open_source(args.data)
-    if source.latent != loaded.latent:
+    source, own = open_source(args.data), loaded.latent
+    if replace(source.latent, scale=own.scale) != own:
         raise ValueError(
-            f"{args.data} holds {source.latent} but the model works in {loaded.latent}; give data that was encoded for "
-            "this model"
+            f"{args.data} holds {source.latent} but the model works in {own}; give data that was encoded for this model"
         )
     if source.count is not None and source.count < args.samples:
         raise ValueError(f"{args.data} holds {source.count} samples, fewer than --samples {args.samples}; give less")
-    return source.batch(0, args.samples)
+    images, labels = source.batch(0, args.samples)
+    return images * (own.scale / source.latent.scale), labels
 
 
 def finetune_words(args: argparse.Namespace, layout: str, schedule: PruningSchedule) -> list[str]:

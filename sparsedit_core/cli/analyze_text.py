@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..analysis.analysis import Analysis
 from ..analysis.draw import HeatMap, draw_heat_maps, draw_toy
+from ..analysis.maps import UNIFORM
 from ..analysis.suggest import PROXY, Suggestion
 from ..layout import Role
 from . import text
@@ -97,13 +98,17 @@ def _against(suggestion: Suggestion) -> str:
 
 
 def attention_picture(name: str, analysis: Analysis) -> Image.Image:
-    """Heat maps of the statistics of attention."""
-    values = {
-        key: [[at_time[i].statistics.mean(key) for at_time in analysis.maps] for i in range(len(analysis.roles))]
-        for key, _, _ in STATISTICS
-    }
-    maps = [HeatMap(title, meaning, values[key]) for key, title, meaning in STATISTICS]
-    return draw_heat_maps(f"Attention of {name}", _names(analysis), analysis.times, maps)
+    """Heat maps of the statistics of attention, the darker the farther from uniform."""
+    maps = []
+    for key, title, meaning in STATISTICS:
+        rows = [[at_time[i].statistics.mean(key) for at_time in analysis.maps] for i in range(len(analysis.roles))]
+        uniform = UNIFORM.mean(key)
+        farthest = max((value for row in rows for value in row), key=lambda value: abs(value - uniform))
+        # at least a fifth of the scale, so that almost uniform maps look alike
+        full = uniform + math.copysign(max(abs(farthest - uniform), 0.2), 1.0 if key == "departure" else -1.0)
+        maps.append(HeatMap(title, meaning, rows, uniform, full))
+    title = f"Attention of {name}: the darker, the farther from uniform"
+    return draw_heat_maps(title, _names(analysis), analysis.times, maps)
 
 
 def role_picture(name: str, analysis: Analysis, suggestion: Suggestion) -> Image.Image:
