@@ -112,7 +112,7 @@ def load_autoencoder(
     file = path
     if path.is_dir():
         config, file = _read_config(path), autoencoder_file(path)
-    state = _to_diffusers(_tensors(file), file)
+    state = {key: value.to(dtype) for key, value in _to_diffusers(_tensors(file), file).items()}
     derived = _derive_config(state, file, grouped=config is None)
     found = int(derived["latent_channels"])
     if channels is not None and found != channels:
@@ -132,7 +132,7 @@ def load_autoencoder(
     shift = 0.0 if config is None else float(config.get("shift_factor") or 0.0)
     scale = None if config is None or "scaling_factor" not in config else float(config["scaling_factor"])
     factor = 2 ** (len(derived["block_out_channels"]) - 1)
-    return Autoencoder(_place(model, device, dtype), found, factor, scale, shift)
+    return Autoencoder(_place(model, device), found, factor, scale, shift)
 
 
 def autoencoder_file(path: Path) -> Path:
@@ -238,9 +238,9 @@ def _derive_config(state: Mapping[str, Tensor], file: Path, *, grouped: bool) ->
     }
 
 
-def _place(model: Any, device: str | torch.device, dtype: torch.dtype) -> Any:
+def _place(model: Any, device: str | torch.device) -> Any:
     try:
-        return model.to(device=device, dtype=dtype)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {str(device)!r} cannot be used ({reason}); use --device cpu") from error
