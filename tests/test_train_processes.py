@@ -48,9 +48,9 @@ def test_two_processes_equal_one_that_accumulates(tmp_path: Path, monkeypatch: p
         return original(run, step, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Run, "_step", broken)
+    half = tiny_run(dtype=torch.float64)
     with pytest.raises(RuntimeError, match="enough"):
-        model = tiny_run(dtype=torch.float64)
-        train(model, together / "resumed.safetensors", MemorySource(), settings, cpu=True)
+        train(half, together / "resumed.safetensors", MemorySource(), settings, cpu=True)
     assert (together / "resumed.state" / "step-00000010.json").is_file()
     launch("processes", together)
     start = tiny_run(dtype=torch.float64).model.state_dict()
