@@ -15,7 +15,7 @@ from ..bench import BenchCase, Measurement, Mode, OpTime, measure_case, profile_
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
-from . import options, text
+from . import bench_training, options, text
 from .cost import LAYOUTS
 from .files import check_ending, to_json, versions, write_json
 
@@ -63,6 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", action="store_true", help="print the slowest operations instead")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers of every repetition")
+    bench_training.add_training(parser)
     options.add_threads(parser)
     options.add_schedule(parser)
     options.add_json(parser)
@@ -73,6 +74,11 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_ending(args.out, ".json")
     options.set_threads(args)
+    if args.training:
+        run_training(args)
+        return
+    if args.stretch is not None:
+        raise ValueError("--stretch is about the training loop; add --training")
     cases = [case for device in devices(args.device) for case in device_cases(args, device)]
     report: dict[str, Any] = {"machine": machine(cases), "cases": []}
     if args.profile:
@@ -88,6 +94,21 @@ def run(args: argparse.Namespace) -> None:
             print(text.table(HEADER, [row(measurement) for measurement in measurements]) + "\n\n" + NOTES)
     if args.json:
         print(to_json(report))
+    if args.out is not None:
+        write_json(args.out, report)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    """Measure the training loop and print."""
+    if args.profile or args.modes:
+        raise ValueError("--profile and --modes are about evaluations; leave them out with --training")
+    places = devices(args.device)
+    cases = [case for device in places for case in bench_training.training_cases(args, device, model_case)]
+    found = bench_training.measure(cases, 3 if args.quick else args.repeats)
+    names = {device: torch.cuda.get_device_name(device) for device in places if torch.device(device).type == "cuda"}
+    about = versions() | {"cpu_threads": torch.get_num_threads(), "devices": names}
+    report = {"machine": about, "training": [entry.to_json() for entry in found]}
+    print(to_json(report) if args.json else bench_training.training_text(found))
     if args.out is not None:
         write_json(args.out, report)
 
