@@ -107,6 +107,8 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "the model is dense" in cli.refuses("train", out, *SMALL, *RATES)
     sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)
     assert "give a dense model" in cli.refuses("train", out, *SMALL, *SHORT, "--teacher", sparse)
+    latents = save_latents(tmp_path / "eps.safetensors")
+    assert "teacher predicts 'eps'" in cli.refuses("train", out, *SMALL, *SHORT, "--teacher", latents)
     assert "do not fit" in cli.refuses("train", out, "--init", save_latents(tmp_path / "eps.safetensors"))
     assert "objective dit" in cli.refuses("train", out, "--init", model, "--objective", "dit")
     assert "exclude each other" in cli.refuses("train", out, *SMALL, "--bfloat16", "--precision", "fp16")
@@ -129,19 +131,22 @@ def test_finetune_refuses(cli: Cli, tmp_path: Path) -> None:
     assert names(tmp_path) == ["dense.safetensors", "sparse.safetensors"]
 
 
-def test_ctrl_c_saves_and_resume_goes_on(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_resume_goes_on(
+    name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, out = Run._step, tmp_path / "x.safetensors"
 
     def step(run: Run, number: int, *rest: Any) -> Any:
         if number == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.Signals[name])
         return original(run, number, *rest)
 
     cli.works("train", tmp_path / "whole.safetensors", *SMALL, *SHORT)
     monkeypatch.setattr(Run, "_step", step)
     with keyboard(), pytest.raises(SystemExit) as end:
         cli("train", out, *SMALL, *SHORT)
-    assert end.value.code == 130
+    assert end.value.code == {"SIGINT": 130, "SIGTERM": 143}[name]
     assert "after step 3 of 4, saved as step-00000003" in cli.capsys.readouterr().err
     assert sd.load_checkpoint(out).metadata["train"]["seen"] == 12
     monkeypatch.undo()

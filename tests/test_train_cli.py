@@ -160,8 +160,8 @@ def test_no_accelerate_is_one_sentence(cli: Cli, tmp_path: Path, monkeypatch: py
 
 def test_two_processes_print_and_write_once(tmp_path: Path) -> None:
     out = tmp_path / "x.safetensors"
-    lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from sparsedit_core.cli import main", "sys.exit(main())"]
-    (tmp_path / "run.py").write_text("\n".join(lines))
+    imports = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from sparsedit_core.cli import main"]
+    (tmp_path / "run.py").write_text("\n".join([*imports, "sys.exit(main())"]))
     words = [str(word) for word in ("train", out, *SMALL, *SHORT, "--seed", 3)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(

@@ -60,10 +60,11 @@ def test_the_run_is_the_plain_loop(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
 
 
-def test_recomputed_activations_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_recomputed_activations_change_nothing(precision: str, tmp_path: Path) -> None:
     plain, again = (tmp_path / f"{name}.safetensors" for name in ("plain", "again"))
     teacher = random_model(replace(config(depth=6), learn_sigma=False), seed=4)
-    features = {"distill": 0.5, "distill_features": 0.5}
+    features = {"distill": 0.5, "distill_features": 0.5, "precision": precision}
     go(plain, settings=options(**features), teacher=teacher)
     loaded = tiny_run()
     go(again, loaded, options(checkpointing=True, **features), teacher=teacher)
@@ -159,7 +160,9 @@ def test_other_misfits(tmp_path: Path) -> None:
         go(out, source=MemorySource(highest=6))
     with pytest.raises(ValueError, match=r"distill_features=1\.0 needs a teacher"):
         go(out, settings=options(distill_features=1.0))
-    assert not out.exists()
+    with pytest.raises(ValueError, match=r"cannot be written to .*x\.pt"):
+        go(tmp_path / "x.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_accelerate_one_sentence_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +207,8 @@ def row(step: int, **changes: float) -> dict[str, Any]:
 
 
 def test_curves_of_numbers_that_are_none() -> None:
-    rows = [row(1), row(2, loss=math.nan), row(3, grad_norm=math.inf), row(4, loss=1e-5), row(5, rate=0.0)]
+    unknown = {**row(6), "grad_norm": None}
+    rows = [row(1), row(2, loss=math.nan), row(3, grad_norm=math.inf), row(4, loss=1e-5), row(5, rate=0.0), unknown]
     whole = draw_curves(rows, title="x")
     assert whole.size[0] == 900
     assert whole.tobytes() != draw_curves(rows[:1], title="x").tobytes()

@@ -14,6 +14,7 @@ import torch
 
 from ..checkpoint import Loaded, load_checkpoint
 from ..dit import DiT
+from ..train.checks import check_source
 from ..train.data import PROCEDURAL, open_source
 from ..train.engine import train
 from ..train.options import ObjectiveName, Precision, TrainOptions
@@ -123,7 +124,7 @@ def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts
                 args.out,
                 source,
                 settings,
-                teacher=_teacher(args),
+                teacher=_teacher(args, loaded, source),
                 metadata={**made, **(facts or {})},
                 watchers=watchers,
                 resume=args.resume,
@@ -131,11 +132,12 @@ def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts
             )
         except Interrupted as end:
             stack.close()
-            sys.stderr.write(f"sparsedit {args.command}: {end}\n")
+            if log.lead:  # of several processes the main one speaks
+                sys.stderr.write(f"sparsedit {args.command}: {end}\n")
             raise SystemExit(end.code) from end
         finally:
             _leave_group()
-    if log.lead:  # of several processes the main one speaks
+    if log.lead:
         seen = settings.steps * settings.batch
         print(f"{args.out}: {seen} pictures seen; losses in {log.table_path}, states in {state_folder(args.out)}")
 
@@ -156,10 +158,14 @@ def owned(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _teacher(args: argparse.Namespace) -> DiT | None:
+def _teacher(args: argparse.Namespace, student: Loaded, source: Source) -> DiT | None:
     if args.teacher is None:
         return None
-    return load_checkpoint(options.model_path(args.teacher), dtype=torch.float32).model.requires_grad_(False)
+    teacher = load_checkpoint(options.model_path(args.teacher), dtype=torch.float32)
+    if teacher.prediction != student.prediction:
+        raise ValueError(f"the teacher predicts {teacher.prediction!r} and the model {student.prediction!r}")
+    check_source(teacher, source)
+    return teacher.model.requires_grad_(False)
 
 
 def _leave_group() -> None:

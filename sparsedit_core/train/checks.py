@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..checkpoint import Loaded
@@ -15,8 +16,10 @@ from .options import TrainOptions
 from .source import Source
 
 
-def check_run(loaded: Loaded, source: Source, options: TrainOptions, teacher: DiT | None) -> None:
+def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, teacher: DiT | None) -> None:
     """``ValueError`` with one sentence unless the run makes sense."""
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"the model cannot be written to {out}; give the name of a .safetensors file")
     layout, schedule = loaded.layout, loaded.schedule
     if teacher is not None:
         check_teacher(teacher, loaded.model, options.distill_features)
@@ -87,7 +90,7 @@ def weights_hash(model: DiT) -> str:
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().double().numpy().tobytes())
+        digest.update(value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

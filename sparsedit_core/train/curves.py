@@ -9,15 +9,16 @@ from typing import Any
 from PIL import Image
 
 from ..canvas import COLOURS, INK, RULE, SOFT, Canvas
+from ..plots import round_step
 
-LEFT, RIGHT, TOP, GAP, BOTTOM = 84, 26, 66, 40, 44
+LEFT, RIGHT, TOP, GAP, BOTTOM = 84, 26, 88, 40, 44
 PANELS = (("loss", "loss (smoothed)", 200), ("grad_norm", "norm of the gradient", 110), ("rate", "learning rate", 110))
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str, width: int = 900) -> Image.Image:
     """A picture of the log's ``rows``, a panel for each of loss, gradient and learning rate; the x axis is pictures.
 
-    Numbers that are none (NaN, infinity) leave a gap. ``ValueError`` without rows.
+    Numbers that are none (NaN, infinity, None) leave a gap. ``ValueError`` without rows.
     """
     if not rows:
         raise ValueError("there is no line of a log to draw yet")
@@ -30,7 +31,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str, width: int = 9
     canvas.fitted((LEFT, 38), f"{below}, loss {last['loss']:.4f}", width - LEFT - RIGHT, 13, SOFT)
     top = float(TOP)
     for index, (name, label, tall) in enumerate(PANELS):
-        values = [float(row[name]) for row in rows]
+        values = [math.nan if row[name] is None else float(row[name]) for row in rows]
         _panel(canvas, (top, top + tall), seen, values, label, COLOURS[index])
         top += tall + GAP
     for share in (0.0, 0.5, 1.0):
@@ -52,10 +53,15 @@ def _panel(
     low = math.log10(min(positive)) if logarithmic else 0.0
     high = math.log10(max(positive)) if logarithmic else 1.05 * max(positive, default=1.0)
     span = high - low or 1.0
-    for share in (0.0, 0.5, 1.0):
-        y = lower - share * (lower - upper)
-        value = low + share * span
-        canvas.line(((LEFT, y), (canvas.width - RIGHT, y)), RULE if share else SOFT, 1.0)
+    if logarithmic:  # both ends and the powers of ten that lie apart from them
+        inner = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
+        ticks = [low, *(power for power in inner if low + 0.15 * span < power < high - 0.15 * span), high]
+    else:
+        step = round_step(span / 3)
+        ticks = [step * index for index in range(math.floor(span / step) + 1)]
+    for value in ticks:
+        y = lower - (value - low) / span * (lower - upper)
+        canvas.line(((LEFT, y), (canvas.width - RIGHT, y)), RULE if value > low else SOFT, 1.0)
         canvas.text((LEFT - 8, y), f"{10**value if logarithmic else value:.3g}", 12, SOFT, "rm")
     wide, piece = canvas.width - LEFT - RIGHT, []
     for place, value in zip([*seen, 0.0], [*values, math.nan], strict=True):

@@ -19,6 +19,8 @@ from .run import Run
 from .signals import StopSignals
 from .source import Source
 
+_SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "TP", "XLA")
+
 
 def train(
     loaded: Loaded,
@@ -44,7 +46,7 @@ def train(
     after SIGINT or SIGTERM, OSError when the finished model cannot be written.
     """
     out = Path(out)
-    check_run(loaded, source, options, teacher)
+    check_run(loaded, out, source, options, teacher)
     with accelerator_for(options.precision, cpu) as accelerator, StopSignals() as signals, ExitStack() as stack:
         run = Run(accelerator, loaded, out, source, options, teacher, metadata or {}, watchers)
         on_cpu = accelerator.device.type == "cpu"
@@ -75,6 +77,11 @@ def accelerator_for(precision: Precision, cpu: bool) -> Iterator[Any]:
             raise ValueError(f"precision={precision} cannot be used here: {error}") from error
         if precision != "no" and not accelerator.native_amp:  # accelerate would compute in full precision then
             raise ValueError(f"precision={precision} does not exist on the device {accelerator.device}; use bf16 or no")
+        if accelerator.distributed_type.value in _SHARDED:
+            raise ValueError(
+                f"the launcher set up {accelerator.distributed_type.value}, which cuts models up; this loop keeps a "
+                "whole model on every device: launch it with plain data parallelism"
+            )
         yield accelerator
     finally:
         if ours:

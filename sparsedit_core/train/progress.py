@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,6 @@ from ..dit import DiT
 from ..tokens import Grid
 
 LOG_EVERY = 50  # steps between two lines of the log
-log = logging.getLogger("sparsedit")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Progress:
 
 
 class Watcher(Protocol):
-    """Looks at a run; called in the main process only. An OSError of it is warned of, and the run goes on."""
+    """Looks at a run; called in the main process only. Its OSError or ArithmeticError is warned of."""
 
     def resumed(self, step: int, /) -> None:
         """The run goes on after ``step`` steps; 0 for a new one."""
@@ -67,8 +66,8 @@ class RunLog:
         """See :class:`Watcher`."""
         if progress.step % LOG_EVERY and progress.step < progress.steps:
             return
-        row = {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(progress).items()}
-        self.rows.append(row | {"rate": progress.rate})  # too small to be rounded
+        # JSON has no infinity, which the norm of a gradient in fp16 can be
+        self.rows.append({name: value if _finite(value) else None for name, value in asdict(progress).items()})
         with self.lines_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(self.rows[-1]) + "\n")
 
@@ -89,6 +88,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and all(isinstance(row.get(name), (int, float)) for name in ("step", "loss")):
             rows.append(row)
     return rows
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _write(path: Path, text: str) -> None:

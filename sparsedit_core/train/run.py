@@ -235,7 +235,7 @@ class Run:
         for watcher in self.watchers:
             try:
                 message(watcher)
-            except OSError as error:
+            except (OSError, ArithmeticError) as error:  # a full disk, samples that are no numbers
                 log.warning("%s of this run: %s", type(watcher).__name__, error)
 
     def release(self) -> None:
