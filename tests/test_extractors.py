@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import Linear
 
 from sparsedit_core.train.extractors import Preparation, ScriptedNetwork, judge_features, judge_logits
 from sparsedit_core.train.judge import Judge, features
@@ -62,7 +63,7 @@ class Fixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(48, 5)
+        self.layer = Linear(48, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.flatten(1))

@@ -67,7 +67,7 @@ def test_it_is_what_a_cpu_allocates(layout: str | None, precision: str) -> None:
     model, (x, t, y) = random_model(wanted), inputs(wanted, batch=5)
 
     def loss() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.amp.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(x, t, y)
         return output.float().square().mean()
 

@@ -220,7 +220,7 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
                 clock = _Clock(device)
 
             def predict(x: Tensor, t: Tensor, batch: MicroBatch = batch) -> Tensor:
-                with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                with torch.amp.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
                     output: Tensor = model(x, t, batch.labels, sparse_grid=batch.grid)
                 return output.float()
 

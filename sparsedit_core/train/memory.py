@@ -115,7 +115,7 @@ def _kept(model: DiT, batch: int, precision: Precision, sparse_grid: Grid | None
     dtype = _AUTOCAST.get(precision)
 
     def loss() -> Tensor:
-        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        with torch.amp.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             output: Tensor = model(x, t, y, sparse_grid=sparse_grid)
         return output.float().square().mean()
 
