@@ -42,6 +42,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps of options(), not interrupted."""
+    return go(tmp_path_factory.mktemp("ten") / "x.safetensors")
+
+
 def go(out: Path, settings: TrainOptions | None = None, *, resume: bool = False, **keywords: Any) -> Path:
     train(tiny_run(), out, MemorySource(), settings or options(), resume=resume, cpu=True, **keywords)
     return out
@@ -90,10 +96,10 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, who
     assert newest is not None
     if name == "SIGKILL":
         assert code == -9
-        assert newest.step == 12
+        assert newest.step >= max(int(line.split()[1]) for line in [*lines, *rest] if line.startswith("saved"))
     else:
         assert code == 128 + number
-        assert newest.step in (13, 14)
+        assert newest.step >= 13
         expected = f"interrupted by {name} after step {newest.step} of 40, saved as step-{newest.step:08d}"
         assert rest[-1].startswith(expected)
         assert load_checkpoint(out).metadata["train"]["seen"] == 4 * newest.step
@@ -126,9 +132,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_state_falls_back_loudly(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    damage: str, tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out, expected = broken_run(tmp_path / "x.safetensors", monkeypatch), go(tmp_path / "whole.safetensors")
+    out = broken_run(tmp_path / "x.safetensors", monkeypatch)
     assert states(out)[-1] == "step-00000006.safetensors"
     DAMAGES[damage](out.with_suffix(".state") / "step-00000006.safetensors")
     seen: list[int] = []
@@ -136,7 +142,7 @@ def test_a_damaged_state_falls_back_loudly(
     go(out, resume=True)
     assert seen[0] == 4
     assert "step-00000006.safetensors is damaged" in caplog.text
-    assert same(out, expected)
+    assert same(out, ten)
 
 
 def test_no_good_state_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +168,9 @@ def full(monkeypatch: pytest.MonkeyPatch, module: Any, calls: tuple[int, ...]) -
 
 
 def test_a_full_disk_is_survived(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected, out = go(tmp_path / "whole.safetensors"), tmp_path / "x.safetensors"
+    out = tmp_path / "x.safetensors"
     with monkeypatch.context() as patch:
         full(patch, state, (3, 4, 5))  # of the saves after 2, 4, 6, 8 and 10 steps
         full(patch, checkpoint_save, (2,))
@@ -173,12 +179,12 @@ def test_a_full_disk_is_survived(
     assert "No space left on device" in caplog.text
     assert caplog.text.count("THE MODEL WAS NOT SAVED") == 1
     assert states(out) == [f"step-{n:08d}.{end}" for n in (2, 4) for end in ("json", "safetensors")]
-    assert same(out, expected)
+    assert same(out, ten)
     assert not [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")]
 
 
-def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, out = go(tmp_path / "whole.safetensors"), tmp_path / "x.safetensors"
+def test_a_disk_that_is_full_at_the_end(tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "x.safetensors"
     with monkeypatch.context() as patch:
         full(patch, checkpoint_save, (5,))
         with pytest.raises(OSError, match=r"could not be written .*No space left.* --resume .*step-00000010"):
@@ -186,7 +192,7 @@ def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_checkpoint(out).metadata["train"]["seen"] == 32  # the one before is whole
     go(out, resume=True)
     assert load_checkpoint(out).metadata["train"]["seen"] == 40
-    assert same(out, expected)
+    assert same(out, ten)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -200,16 +206,15 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_other_settings_are_refused_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = broken_run(tmp_path / "x.safetensors", monkeypatch)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+def test_other_settings_are_refused_by_name(name: str, ten: Path) -> None:
+    before = {path: path.read_bytes() for path in ten.parent.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=f"other settings: {name} was .* and is now"):
-        go(out, options(**CHANGES[name]), resume=True)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        go(ten, options(**CHANGES[name]), resume=True)
+    assert {path: path.read_bytes() for path in ten.parent.rglob("*") if path.is_file()} == before
 
 
-def test_another_model_or_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = broken_run(tmp_path / "x.safetensors", monkeypatch)
+def test_another_model_or_other_data_are_refused(ten: Path) -> None:
+    out = ten
     with pytest.raises(ValueError, match="data was memory-4-40-False and is now memory-4-41-False"):
         train(tiny_run(), out, MemorySource(count=41), options(), resume=True, cpu=True)
     with pytest.raises(ValueError, match=r"model was .*'1\+1x\[1,1,1,1\]\+1'.* and is now .*'2\+1x"):
@@ -219,23 +224,25 @@ def test_another_model_or_other_data_are_refused(tmp_path: Path, monkeypatch: py
 
 
 def test_how_often_is_saved_may_change_and_a_run_without_decay_may_grow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, expected = broken_run(tmp_path / "x.safetensors", monkeypatch), go(tmp_path / "whole.safetensors")
+    out = broken_run(tmp_path / "x.safetensors", monkeypatch)
     go(out, options(save_every=40, keep=1, checkpointing=True), resume=True)
-    assert same(out, expected)
+    assert same(out, ten)
     longer = go(tmp_path / "longer.safetensors", options(decay=0.0, pictures=48))
     grown = go(tmp_path / "grown.safetensors", options(decay=0.0))
     assert same(go(grown, options(decay=0.0, pictures=48), resume=True), longer)
 
 
-def test_a_new_run_does_not_throw_away_an_unfinished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_run_does_not_throw_away_an_unfinished_one(
+    tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = broken_run(tmp_path / "x.safetensors", monkeypatch)
     with pytest.raises(ValueError, match="step 6 of a run that has not ended; go on with it by --resume"):
         go(out)
     assert len(states(out)) == 4
-    fresh = go(tmp_path / "fresh.safetensors", resume=True)  # nothing to go on from: a new run
-    assert same(go(out, resume=True), fresh)
+    assert same(go(tmp_path / "fresh.safetensors", resume=True), ten)  # nothing to go on from: a new run
+    assert same(go(out, resume=True), ten)
     go(out, options(pictures=16))  # one that has ended may be replaced, its states too
     assert states(out)[-1] == "step-00000004.safetensors"
 
@@ -259,8 +266,8 @@ def test_the_log_goes_on_where_the_run_does(tmp_path: Path, monkeypatch: pytest.
     assert [int(line.split(",")[0]) for line in table[1:]] == list(range(4, 41, 4))
 
 
-def test_a_state_holds_no_more_than_tensors_and_text(tmp_path: Path) -> None:
-    out = go(tmp_path / "x.safetensors")
+def test_a_state_holds_no_more_than_tensors_and_text(ten: Path) -> None:
+    out = ten
     tensors = weights(out.with_suffix(".state") / "step-00000010.safetensors")
     groups = {name.partition(".")[0] for name in tensors}
     assert groups == {"model", "average", "optimizer"}

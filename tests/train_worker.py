@@ -12,10 +12,13 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import torch  # noqa: E402
 from train_runs import LAYOUT, MemorySource, options, tiny_run, train  # noqa: E402
 
+from sparsedit_core.cli import main  # noqa: E402
 from sparsedit_core.train.signals import Interrupted  # noqa: E402
 
 PROCESSES = {"pictures": 80, "precision": "no", "learning_rate": 1e-2}
 """Twenty steps of four pictures."""
+
+COMMAND = "train --hidden-size 16 --heads 2 --depth 2 --patch-size 8 --pictures 16 --batch 4 --warmup 1 --cpu"
 
 
 class Slow:
@@ -36,10 +39,12 @@ class Slow:
 
 
 def processes(folder: Path) -> None:
-    """Three runs in float64: dense, sparse, and a sparse one that goes on from what another process began."""
+    """Three runs in float64: dense, sparse, and a sparse one that goes on from what another process began; then one of
+    the command line."""
     for name, layout, resume in (("dense", None, False), ("sparse", LAYOUT, False), ("resumed", LAYOUT, True)):
         loaded = tiny_run(layout, dtype=torch.float64)
         train(loaded, folder / f"{name}.safetensors", MemorySource(), options(**PROCESSES), resume=resume, cpu=True)
+    main([*COMMAND.split(), str(folder / "command.safetensors")])
 
 
 def slow(out: Path, resume: bool) -> None:
