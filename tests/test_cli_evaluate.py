@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cli_models import LAYOUT, SCHEDULE, Cli, save_latents, save_pixels
@@ -178,3 +179,43 @@ def test_what_is_refused(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_
     sd.save_checkpoint(other, sd.load_checkpoint(save_latents(other)).model, latent=Latent(4, 1.0, 2, "latent"))
     both = ("evaluate", models[0], other, *FEW, *features, "--real", folder, "--vae", tmp_path / "x.pt")
     assert "of different sizes" in cli.refuses(*both)
+
+
+def test_pictures_that_are_there(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path) -> None:
+    images, labels = pictures(40, 30)
+    shades = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "some.npz", shades, labels.numpy())
+    np.savez(tmp_path / "bare.npz", shades)
+    report = cli.works("evaluate", "--samples-from", tmp_path / "some.npz", folder, "--json").json
+    array, other = report["models"]
+    assert (report["samples"], report["references"], report["floor"]["pictures"]) == (30, 30, 30)
+    assert (array["file"], array["seeds"][0]["pictures"], other["seeds"][0]["pictures"]) == ("some.npz", 30, 40)
+    assert array["accuracy"]["mean"] > 0.9  # real pictures and their labels
+    assert array["precision"]["mean"] > 0.5
+    assert (array["mean_macs"], other["macs_ratio"]) == (None, None)
+    # a folder of PNGs holds the same pictures as an array of them
+    for number, picture in enumerate(to_pictures(images)):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        picture.save(tmp_path / "flat" / f"{number}.png")
+    both = cli.works("evaluate", "--samples-from", tmp_path / "bare.npz", tmp_path / "flat", "--json").json["models"]
+    assert both[0]["frechet"]["mean"] == pytest.approx(both[1]["frechet"]["mean"], rel=1e-6)
+    assert both[0]["accuracy"] is None
+    text = cli.works("evaluate", models[0], *FEW, "--samples-from", tmp_path / "some.npz", "--by-time", 4).out
+    assert "some.npz" in text
+    assert "n/a" in text
+
+
+def test_arrays_that_are_no_pictures(cli: Cli, tmp_path: Path) -> None:
+    assert "nothing to judge" in cli.refuses("evaluate")
+    words = ("evaluate", "--samples-from", tmp_path / "x.npz")
+    assert "there is no file" in cli.refuses(*words)
+    (tmp_path / "x.npz").write_text("hello")
+    assert "no .npz file" in cli.refuses(*words)
+    np.savez(tmp_path / "x.npz", other=np.zeros(3))
+    assert "no .npz file" in cli.refuses(*words)
+    np.savez(tmp_path / "x.npz", np.zeros((2, 64, 64, 3)))
+    assert "expected uint8 pictures" in cli.refuses(*words)
+    np.savez(tmp_path / "x.npz", np.zeros((2, 64, 64, 3), np.uint8), np.zeros(3, np.int64))
+    assert "one label for each of 2" in cli.refuses(*words)
+    np.savez(tmp_path / "x.npz", np.zeros((2, 8, 8, 3), np.uint8))
+    assert "the judge sees" in cli.refuses(*words)

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import sparsedit_core as sd
-from sparsedit_core.cli import evaluate
+from sparsedit_core.cli import evaluate_text
 from sparsedit_core.cost import macs
 from sparsedit_core.dit import DiT
 from sparsedit_core.sampling import SampleOptions, evaluation_times, initial_noise, sample
@@ -264,8 +264,8 @@ def test_evaluate_refuses(cli: Cli, bundled: Path, tmp_path: Path) -> None:
 
 
 def test_spread() -> None:
-    assert evaluate.spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "deviation": 1.0}
-    assert evaluate.spread([0.5]) == {"mean": 0.5, "deviation": 0.0}
+    assert evaluate_text.spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "deviation": 1.0}
+    assert evaluate_text.spread([0.5]) == {"mean": 0.5, "deviation": 0.0}
 
 
 def test_demo(cli: Cli, bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +19,28 @@ from ..train.evaluation import Jury, seen
 from ..train.real_pictures import FolderPictures, batches
 from ..vae import Autoencoder, load_autoencoder
 from . import options
-from .evaluate_text import report_text
+from .evaluate_text import report_text, spreads
 from .files import check_ending, command_line, to_json, versions, write_json
+from .given import given_pictures, given_row, given_size
 from .jury import Reality, add_jury, check_models, jury_from, known_labels, picture_size, real_pictures, reality
 from .progress import bar
 
 SUMMARY = "judge models beside real pictures: Frechet distance, precision, recall, class accuracy; same noise for all"
 EXAMPLE = "sparsedit evaluate bundled:dense bundled:sparsedit --samples 2000 --steps 20 --seeds 0 1 2"
 
-METRICS = ("accuracy", "frechet", "precision", "recall")
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """FILEs, samples, seeds, jury, sampling, schedule."""
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", help=f"{options.MODEL_HELP}; the first is what others are relative to"
+        "files", metavar="FILE", nargs="*", help=f"{options.MODEL_HELP}; the first is what others are relative to"
+    )
+    parser.add_argument(
+        "--samples-from",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="judge pictures that are there already: folders, or .npz files as ADM and DiT write them",
     )
     parser.add_argument("--samples", type=options.positive, default=2000, help="pictures of every seed (default 2000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the noise (default 0 1 2)")
@@ -61,28 +67,35 @@ def run(args: argparse.Namespace) -> None:
         check_ending(args.out, ".json")
     if args.samples < 2 or (args.references or 2) < 2 or (args.by_time or 2) < 2:
         raise ValueError("a Frechet distance needs at least 2 samples and 2 references, an error by time 2 pictures")
+    if not args.files and not args.samples_from:
+        raise ValueError("there is nothing to judge; give model files, or pictures with --samples-from")
     options.set_threads(args)
     jury = jury_from(args)
     models = [(name, options.open_model(name, args)) for name in args.files]
     check_models(models, args)
-    if options.schedule_from(args) is not None and all(loaded.layout is None for _, loaded in models):
+    if models and options.schedule_from(args) is not None and all(loaded.layout is None for _, loaded in models):
         raise ValueError(
             "a pruning schedule was given but every model is dense; convert one first: sparsedit convert --help"
         )
     space = Space(args, [loaded for _, loaded in models])
-    pictures = real_pictures(args, picture_size(models[0][1]))
-    total = args.samples + (args.references or args.samples) if pictures.count is None else pictures.count
+    size = picture_size(models[0][1]) if models else given_size(args.samples_from[0])
+    pictures = real_pictures(args, size)
+    given = [(path, given_pictures(path, size)) for path in args.samples_from]
+    samples = args.samples if models else given[0][1].count
+    total = samples + (args.references or samples) if pictures.count is None else pictures.count
     with bar(total, "real pictures", "pictures") as progress:
-        real = reality(pictures, jury, args, progress)
+        real = reality(pictures, jury, args, samples, progress)
     rows = [evaluate(name, loaded, args, jury, real, space) for name, loaded in models]
+    rows += [given_row(path, found, jury, real, args.batch) for path, found in given]
     for row in rows:
-        row["macs_ratio"] = row["mean_macs"] / rows[0]["mean_macs"]
+        counted = row["mean_macs"] is not None and rows[0]["mean_macs"] is not None
+        row["macs_ratio"] = row["mean_macs"] / rows[0]["mean_macs"] if counted else None
         row["frechet_ratio"] = row["frechet"]["mean"] / (rows[0]["frechet"]["mean"] or math.nan)
     floor = real.halves[0].against(real.halves[1])
     report = {
         "command": command_line(args.argv),
         "versions": versions(),
-        "samples": args.samples,
+        "samples": samples,
         "references": len(real.reference),
         "real": "held-out procedural pictures" if args.real is None else args.real.name,
         "features": "the judge" if args.features is None else args.features.name,
@@ -166,7 +179,7 @@ def evaluate(
         "prediction": loaded.prediction,
         "seeds": seeds,
     }
-    row |= {metric: spread([seed[metric] for seed in seeds]) for metric in METRICS}
+    row |= spreads(seeds)
     row |= {
         "mean_macs": account.macs / account.evaluations,
         "mean_flops": 2 * account.macs / account.evaluations,
@@ -214,10 +227,3 @@ def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, 
         )
     what = "velocity" if loaded.prediction == "flow" else "noise"
     return {"predicts": what, "pictures": sum(map(len, labels)), "times": [entry.to_json() for entry in found]}
-
-
-def spread(values: list[float]) -> dict[str, float] | None:
-    """Mean and standard deviation over the seeds (0 for one); ``None`` where a seed has no value."""
-    if any(value is None for value in values):
-        return None
-    return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0}

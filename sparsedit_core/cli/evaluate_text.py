@@ -1,7 +1,8 @@
-"""The report of ``evaluate`` as tables."""
+"""What ``evaluate`` found: numbers over the seeds, and the report as tables."""
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 from . import text
@@ -16,16 +17,28 @@ METRICS = {
 MISSING = "n/a"
 
 
+def spread(values: list[float]) -> dict[str, float] | None:
+    """Mean and standard deviation over the seeds (0 for one); ``None`` where a seed has no value."""
+    if any(value is None for value in values):
+        return None
+    return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def spreads(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The spread of every metric over the verdicts on several seeds."""
+    return {metric: spread([seed[metric] for seed in seeds]) for metric in METRICS}
+
+
 def report_text(report: dict[str, Any]) -> str:
     """Everything that was found, one table a metric."""
     models, floor = report["models"], report["floor"]
-    names = [*(f"seed {seed['seed']}" for seed in models[0]["seeds"]), "mean", "+-"]
-    parts = [metric_table(metric, names, models) + f"\n{real_line(metric, floor)}" for metric in METRICS]
+    seeds = [seed["seed"] for seed in models[0]["seeds"] if seed["seed"] is not None]
+    parts = [metric_table(metric, seeds, models) + f"\n{real_line(metric, floor)}" for metric in METRICS]
     cost = [
         [
             row["file"],
-            text.macs_text(row["mean_macs"]),
-            f"{100 * row['macs_ratio']:.1f} %",
+            MISSING if row["mean_macs"] is None else text.macs_text(row["mean_macs"]),
+            MISSING if row["macs_ratio"] is None else f"{100 * row['macs_ratio']:.1f} %",
             f"{row['frechet_ratio']:.3f}x",
         ]
         for row in models
@@ -37,14 +50,16 @@ def report_text(report: dict[str, Any]) -> str:
     skipped = report.get("skipped", {"count": 0})
     if skipped["count"]:
         parts.append(f"{skipped['count']} images did not decode and were left out: {', '.join(skipped['first'])}")
-    sampling = f"{report['samples']} samples a seed, {report['steps']} steps, guidance {report['cfg']:g}"
+    if seeds:
+        sampling = f"{report['samples']} samples a seed, {report['steps']} steps, guidance {report['cfg']:g}"
+        parts.append(f"{sampling}, the same noise and labels for all models")
     beside = f"{report['references']} real pictures ({report['real']}), features of {report['features']}"
-    parts.append(f"{sampling}, the same noise and labels for all models;\n{beside}")
+    parts.append(beside)
     return "\n\n".join(parts)
 
 
-def metric_table(metric: str, names: list[str], models: list[dict[str, Any]]) -> str:
-    """One row a model, one column a seed."""
+def metric_table(metric: str, seeds: list[int], models: list[dict[str, Any]]) -> str:
+    """One row a model, one column a seed; given pictures have no seed, and their value stands under the mean."""
     title, scale, digits, unit = METRICS[metric]
 
     def cell(value: float | None, unit: str = unit) -> str:
@@ -52,10 +67,11 @@ def metric_table(metric: str, names: list[str], models: list[dict[str, Any]]) ->
 
     rows = []
     for row in models:
-        spread = row[metric] or {"mean": None, "deviation": None}
-        seeds = [cell(seed[metric]) for seed in row["seeds"]]
-        rows.append([row["file"], *seeds, cell(spread["mean"]), cell(spread["deviation"], "")])
-    return text.table([title, *names], rows)
+        over_seeds = row[metric] or {"mean": None, "deviation": None}
+        found = {seed["seed"]: cell(seed[metric]) for seed in row["seeds"]}
+        deviation = "" if None in found else cell(over_seeds["deviation"], "")
+        rows.append([row["file"], *(found.get(seed, "") for seed in seeds), cell(over_seeds["mean"]), deviation])
+    return text.table([title, *(f"seed {seed}" for seed in seeds), "mean", "+-"], rows)
 
 
 def real_line(metric: str, floor: dict[str, Any]) -> str:
@@ -74,7 +90,7 @@ def time_table(models: list[dict[str, Any]]) -> str:
     """Error of the prediction, times from picture to noise across; the sparse grid under each of a sparse model."""
     times = [f"{entry['time']:g}" for entry in models[0]["by_time"]["times"]]
     rows = []
-    for row in models:
+    for row in (row for row in models if "by_time" in row):
         entries = row["by_time"]["times"]
         rows.append([f"{row['file']} ({row['by_time']['predicts']})", *(f"{e['error']:.5f}" for e in entries)])
         if row["layout"] is not None:

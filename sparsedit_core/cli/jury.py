@@ -106,10 +106,10 @@ class Reality:
 
 
 def reality(
-    pictures: RealPictures, jury: Jury, args: argparse.Namespace, progress: Callable[[int], object]
+    pictures: RealPictures, jury: Jury, args: argparse.Namespace, samples: int, progress: Callable[[int], object]
 ) -> Reality:
     """Judge the real pictures: of unlimited ones as many others as there are samples, else one half and the other."""
-    samples, wanted = args.samples, args.references
+    wanted = args.references
 
     def judged(first: int, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         for images, labels in batches(pictures, first, count, args.batch):
