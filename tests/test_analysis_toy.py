@@ -175,5 +175,7 @@ def test_sensitivities_of_single_blocks_and_of_assembled_layouts_agree() -> None
     expected = sum(found.mean(role)[i] for i, role in enumerate(("generation", "recovery")))  # type: ignore[arg-type]
     assert found.predicted(layouts[2]) == pytest.approx(expected)
     assert module > 0
+    again = SegmentLayout.parse("0+1x[1,0,2,1]+0")  # a second recovery block reads dense tokens and changes nothing
+    assert found.predicted(again) == found.predicted(layouts[2])
     with pytest.raises(ValueError, match="3 blocks but the model has 4"):
         found.predicted(SegmentLayout(1, (), 2))
