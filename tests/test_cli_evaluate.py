@@ -219,3 +219,19 @@ def test_arrays_that_are_no_pictures(cli: Cli, tmp_path: Path) -> None:
     assert "one label for each of 2" in cli.refuses(*words)
     np.savez(tmp_path / "x.npz", np.zeros((2, 8, 8, 3), np.uint8))
     assert "the judge sees" in cli.refuses(*words)
+
+
+def test_a_real_autoencoder_decodes_and_encodes(cli: Cli, tmp_path: Path, folder: Path) -> None:
+    from vae_files import save_vae, tiny_vae  # diffusers, seconds to import
+
+    vae = tiny_vae()
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    path = tmp_path / "eps.safetensors"
+    sd.save_checkpoint(path, sd.load_checkpoint(save_latents(path)).model, latent=Latent(4, 0.18215, factor, "latent"))
+    words = ("evaluate", path, *FEW, "--real", folder, "--features", script(tmp_path / "f.pt", Mean()), "--by-time", 3)
+    report = cli.works(*words, "--vae", save_vae(tmp_path / "vae.safetensors", vae), "--json").json
+    row = report["models"][0]
+    assert row["frechet"]["mean"] > 0
+    assert all(entry["error"] > 0 for entry in row["by_time"]["times"])
+    save_vae(tmp_path / "wide.safetensors", tiny_vae(8))
+    assert "8 latent channels, expected 4" in cli.refuses(*words, "--vae", tmp_path / "wide.safetensors")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .extractors import Extractor
 from .frechet import Moments
-from .precision_recall import NEIGHBOURS, precision_recall
+from .precision_recall import NEIGHBOURS, precision_recall, squared_radii
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class PictureSet:
         self.jury, self.classes, self.moments = jury, classes, Moments()
         self._kept: list[Tensor] = []
         self._labelled, self._right = 0, 0
+        self._radii: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.moments.count
@@ -75,6 +76,7 @@ class PictureSet:
         """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,)."""
         if not len(images):
             return
+        self._radii.clear()
         features = self.jury.features(images)
         room = self.jury.kept - min(len(self), self.jury.kept)
         if room:
@@ -95,6 +97,12 @@ class PictureSet:
         """Features (n, d) of the first pictures, at most ``Jury.kept``."""
         return torch.cat(self._kept) if self._kept else torch.zeros(0, 0)
 
+    def radii(self, count: int) -> Tensor:
+        """Squared radii (count,) among the first features, computed once: every model is compared with them."""
+        if count not in self._radii:
+            self._radii[count] = squared_radii(self.features[:count], self.jury.k)
+        return self._radii[count]
+
     @property
     def accuracy(self) -> float | None:
         """Share of the labelled pictures that the classifier takes for their label."""
@@ -106,7 +114,8 @@ class PictureSet:
         compared = min(len(mine), len(other))
         shares = None
         if compared > self.jury.k:
-            shares = precision_recall(other[:compared], mine[:compared], k=self.jury.k)
+            radii = real.radii(compared)
+            shares = precision_recall(other[:compared], mine[:compared], k=self.jury.k, real_radii=radii)
         return Verdict(
             frechet=self.moments.distance(real.moments),
             precision=None if shares is None else shares.precision,

@@ -27,10 +27,18 @@ class PrecisionRecall:
     recall: float
 
 
-def precision_recall(real: Tensor, generated: Tensor, *, k: int = NEIGHBOURS, chunk: int = 1000) -> PrecisionRecall:
+def precision_recall(
+    real: Tensor,
+    generated: Tensor,
+    *,
+    k: int = NEIGHBOURS,
+    chunk: int = 1000,
+    real_radii: Tensor | None = None,
+) -> PrecisionRecall:
     """Precision and recall of ``generated`` features (m, d) against ``real`` ones (n, d); n and m above k.
 
-    ``chunk`` rows of distances are held at a time. The sizes matter: compare numbers of equal n and m only.
+    ``chunk`` rows of distances are held at a time; ``real_radii`` is ``squared_radii(real, k)`` where it is known
+    already. The sizes matter: compare numbers of equal n and m only.
     ``ValueError`` for sets too small for k, of different d, or with NaN.
     """
     for name, feats in (("real", real), ("generated", generated)):
@@ -42,12 +50,11 @@ def precision_recall(real: Tensor, generated: Tensor, *, k: int = NEIGHBOURS, ch
             )
     if real.shape[1] != generated.shape[1]:
         raise ValueError(f"features of {real.shape[1]} and {generated.shape[1]} numbers cannot be compared")
-    # a member as the origin: distances stay and a common offset no longer drowns them; differences are exact, where
-    # subtracting a mean would round
-    origin = real[0].double()
-    real, generated = real.double() - origin, generated.double() - origin
+    if real_radii is None:
+        real_radii = squared_radii(real, k, chunk)
     return PrecisionRecall(
-        precision=_share_inside(real, generated, k, chunk), recall=_share_inside(generated, real, k, chunk)
+        precision=_share_inside(real, real_radii, generated, chunk),
+        recall=_share_inside(generated, squared_radii(generated, k, chunk), real, chunk),
     )
 
 
@@ -61,18 +68,21 @@ def squared_radii(feats: Tensor, k: int, chunk: int = 1000) -> Tensor:
     return torch.cat(parts)
 
 
-def _share_inside(members: Tensor, queries: Tensor, k: int, chunk: int) -> float:
-    """Share of the queries that lie in a ball of the members."""
-    radii = squared_radii(members, k, chunk)
+def _share_inside(members: Tensor, radii: Tensor, queries: Tensor, chunk: int) -> float:
+    """Share of the queries that lie in a ball of the members, whose squared radii are given."""
     inside = sum(int((distances <= radii).any(dim=1).sum()) for _, distances in _distances(queries, members, chunk))
     return inside / len(queries)
 
 
 def _distances(rows: Tensor, columns: Tensor, chunk: int) -> Iterator[tuple[int, Tensor]]:
     """Squared distances (<= chunk, m) of slices of the rows to all columns, with the number of the first row."""
+    # a member as the origin: distances stay and a common offset no longer drowns them; differences are exact, where
+    # subtracting a mean would round
+    origin = columns[0].double()
+    columns = columns.double() - origin
     lengths = columns.square().sum(dim=1)
     for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
+        part = rows[start : start + chunk].double() - origin
         sizes = part.square().sum(dim=1, keepdim=True) + lengths
         distances = torch.addmm(sizes, part, columns.T, alpha=-2)
         # a rounding error must not tell equal points apart: a radius among duplicates is zero
