@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sparsedit_core as sd
 from sparsedit_core.diffusion import Diffusion
-from sparsedit_core.sampling import initial_noise
+from sparsedit_core.sampling import SampleOptions, initial_noise, sample
 from sparsedit_core.train.by_time import TIMES, errors_by_time
 from sparsedit_core.train.evaluation import Jury, PictureSet, seen, union
 from sparsedit_core.train.frechet import frechet_distance
@@ -125,6 +125,19 @@ def test_held_out_pictures_have_their_classes() -> None:
     assert shown.shape == (4, 3, 64, 64)
     assert labels is not None
     assert labels.tolist() == [8, 9, 0, 1]
+
+
+# samples in batches
+
+
+def test_pictures_numbered_from_the_middle_are_those_of_the_whole(tmp_path: Path) -> None:
+    loaded = sd.load_checkpoint(save_latents(tmp_path / "m.safetensors"))
+    labels, options = torch.arange(5), SampleOptions(3, "ddpm", batch=2)
+    whole = sample(loaded, initial_noise(loaded, 5, seed=3), labels, options, seed=3).images
+    tail = sample(loaded, initial_noise(loaded, 3, seed=3, first=2), labels[2:], options, seed=3, first=2).images
+    torch.testing.assert_close(tail, whole[2:], atol=1e-4, rtol=0)
+    other = sample(loaded, initial_noise(loaded, 3, seed=3, first=2), labels[2:], options, seed=3).images
+    assert not torch.allclose(tail, other)  # the sampler's own noise is numbered, too
 
 
 # the error by time
