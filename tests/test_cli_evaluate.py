@@ -165,6 +165,8 @@ def test_latents_are_decoded(cli: Cli, tmp_path: Path, folder: Path, monkeypatch
 def test_what_is_refused(cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path) -> None:
     words = ("evaluate", models[0], *FEW)
     assert "give a feature extractor as TorchScript" in cli.refuses(*words, "--real", folder)
+    judge = ("--features", tmp_path / "f.pt", "--judge", tmp_path / "judge.safetensors")
+    assert "knows the project's own pictures only" in cli.refuses(*words, "--real", folder, *judge)
     assert "was not given" in cli.refuses(*words, "--features-size", 299)
     assert "was not given" in cli.refuses(*words, "--classifier-range", 0, 1)
     features = ("--features", script(tmp_path / "f.pt", Mean()))

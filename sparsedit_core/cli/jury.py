@@ -67,15 +67,14 @@ def jury_from(args: argparse.Namespace) -> Jury:
         given = getattr(args, f"{flag}_size") is not None or tuple(getattr(args, f"{flag}_range")) != (-1.0, 1.0)
         if given and getattr(args, flag) is None:
             raise ValueError(f"--{flag}-size and --{flag}-range are about --{flag} FILE, which was not given")
-    if args.real is not None and args.features is None:
+    if args.real is not None and (args.features is None or args.judge is not None):
         raise ValueError(
-            "the bundled judge knows the project's own pictures only; for a folder give a feature extractor as "
-            "TorchScript, e.g. --features inception.pt --features-size 299"
+            "the judge knows the project's own pictures only; for a folder give a feature extractor as TorchScript "
+            "instead, e.g. --features inception.pt --features-size 299"
         )
-    features = scripted(args, "features")
-    classify = scripted(args, "classifier")
-    if args.real is not None:
-        return Jury(features or _missing, classify, args.neighbours, args.manifold)
+    features, classify = scripted(args, "features"), scripted(args, "classifier")
+    if args.real is not None and features is not None:
+        return Jury(features, classify, args.neighbours, args.manifold)
     judge, _ = load_judge(args.judge)
     return Jury(features or judge_features(judge), classify or judge_logits(judge), args.neighbours, args.manifold)
 
@@ -86,10 +85,6 @@ def scripted(args: argparse.Namespace, flag: str) -> ScriptedNetwork | None:
     if path is None:
         return None
     return ScriptedNetwork(path, Preparation(getattr(args, f"{flag}_size"), *getattr(args, f"{flag}_range")))
-
-
-def _missing(_: Tensor) -> Tensor:
-    raise AssertionError("a folder is never judged without --features")
 
 
 @dataclass(frozen=True)
