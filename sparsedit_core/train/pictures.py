@@ -1,7 +1,7 @@
 """Procedural pictures: five shapes filled with two textures, 64x64 RGB, unlimited and deterministic.
 
 A picture depends only on (seed, split, index): every random number is a hash of those, so any batch can be
-drawn again in any order. Nuisance (colours, place, scale, rotation, texture phase and direction) has one
+drawn again in any order. Nuisance (colours, place, scale, rotation, direction of the stripes) has one
 distribution for all classes, every shape covers the same area and both texture colours share it equally, so
 that no class can be told from its mean colour: a model has to draw the shape and the fine texture (bands and
 squares of two pixels) to be judged right.
@@ -33,7 +33,7 @@ SHAPE_AREA = 1040.0
 """Area of every shape at scale 1, in square pixels."""
 
 _SCALE, _JITTER, _TILT = 0.06, 2.8, np.deg2rad(12.0)
-_BAND = 2  # pixels of a stripe across or down, and side of a square of the checkers
+_BAND = 2  # width of a stripe across and down, and side of a square, in pixels
 _STAR_INNER, _RING_INNER = 0.50, 0.50
 _MASK64 = (1 << 64) - 1
 
@@ -136,14 +136,11 @@ def _geometry(draw: _Uniform, classes: Integers) -> tuple[Array, Array]:
 
 
 def _texture(draw: _Uniform, classes: Integers) -> Array:
-    """1 where the first colour is: stripes across, down or along a diagonal, or squares; in steps of a pixel."""
+    """1 where the first colour is: stripes along one of the diagonals, or squares, in the same place in all pictures."""
     pixel = np.arange(SIDE)
     across, down = pixel[None, None, :], pixel[None, :, None]
-    shift, other = (np.floor(draw(channel, 0, 2 * _BAND)).astype(np.int64) for channel in (6, 7))
-    turn = np.floor(draw(5, 0, 4)).astype(np.int64)
-    ramp = np.choose(turn, (across, down, across + down, across - down))
-    stripes = (ramp + shift) // _BAND % 2
-    squares = ((across + shift) // _BAND + (down + other) // _BAND) % 2
+    stripes = np.where(draw(5) < 0.5, across + down, across - down) // _BAND % 2
+    squares = (across // _BAND + down // _BAND) % 2
     checkered = (classes // len(SHAPES) == 1)[:, None, None]
     texture: Array = np.where(checkered, squares, stripes).astype(np.float32)
     return texture
