@@ -94,6 +94,25 @@ def test_the_printed_command_is_one(tmp_path: Path, cli: Cli, words: list[str], 
     assert "forward-only proxy" in text
 
 
+def test_the_printed_command_names_the_data_and_what_the_file_does_not_say(tmp_path: Path, cli: Cli) -> None:
+    file, data = save_original(tmp_path / "original.pt"), features(tmp_path / "few", 2)
+    words = ("--num-heads", 4, "--semantics", "original", "--data", data, "--times", 0.5, "--samples", 1)
+    report = cli.works("analyze", file, *words, "--budget", 1, "--json").json
+    args = build_parser().parse_args(shlex.split(report["finetune"])[1:])
+    assert (args.num_heads, args.semantics, args.data, args.sparse_side) == (4, "original", "few", None)
+
+
+def test_nothing_is_sampled_for_a_question_without_an_answer(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsedit_core.cli.analyze.samples", lambda *_: pytest.fail("sampled"))
+    file = save_latents(tmp_path / "sparse.safetensors", "1+1x[1,1,2,1]+1")
+    assert "SparseDiT already" in cli.refuses("analyze", file, "--budget", 0.6)
+    dense = save_latents(tmp_path / "dense.safetensors")
+    assert "cheapest layout" in cli.refuses("analyze", dense, "--budget", 0.05)
+    assert "but the model has" in cli.refuses("analyze", dense, "--against", "1+3")
+
+
 def test_a_sparse_model_of_latents_on_its_own_sampling(tmp_path: Path, cli: Cli) -> None:
     file = save_latents(tmp_path / "sparse.safetensors", "1+1x[1,1,2,1]+1")
     result = cli.works("analyze", file, *FEW, "--steps", 4, "--out", tmp_path / "out", "--json")

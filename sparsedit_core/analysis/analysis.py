@@ -70,6 +70,25 @@ def quiet(total: int, label: str, unit: str) -> AbstractContextManager[Progress]
     return nullcontext(lambda _: None)
 
 
+def check_request(
+    loaded: Loaded, schedule: PruningSchedule | None, budget: float | None, against: Sequence[SegmentLayout] = ()
+) -> None:
+    """``ValueError`` where :func:`analyze` would refuse to suggest; needs no moments, so it can be asked early."""
+    if budget is not None and loaded.layout is not None:
+        raise ValueError(
+            f"the model is a SparseDiT already (layout {loaded.layout}); a layout is suggested for the dense model "
+            "that it came from: give that one, or leave the budget out"
+        )
+    if budget is not None:
+        if schedule is None:
+            raise ValueError("a layout is suggested for a pruning schedule; give one, e.g. rates 0.86 and 0.61")
+        check_affordable(loaded.config, schedule, budget)
+    elif against:
+        raise ValueError("layouts to compare are measured beside a suggested one; give a budget and a dense model")
+    for layout in against:
+        layout.check_depth(loaded.config.depth)
+
+
 def analyze(
     loaded: Loaded,
     moments: Sequence[Moment],
@@ -86,20 +105,8 @@ def analyze(
     ``against`` are measured beside it. ``ValueError`` for a budget without a schedule or with a SparseDiT, for layouts
     without a budget or of another depth, and where no layout is that cheap.
     """
+    check_request(loaded, schedule, budget, against)
     model, depth = loaded.model, loaded.config.depth
-    if budget is not None and loaded.layout is not None:
-        raise ValueError(
-            f"the model is a SparseDiT already (layout {loaded.layout}); a layout is suggested for the dense model "
-            "that it came from: give that one, or leave the budget out"
-        )
-    if budget is not None:
-        if schedule is None:
-            raise ValueError("a layout is suggested for a pruning schedule; give one, e.g. rates 0.86 and 0.61")
-        check_affordable(loaded.config, schedule, budget)
-    elif against:
-        raise ValueError("layouts to compare are measured beside a suggested one; give a budget and a dense model")
-    for layout in against:
-        layout.check_depth(depth)
     grids = tuple(sparse_grid_at(loaded, moment, schedule) for moment in moments)
     maps = []
     with stage(len(moments), "attention maps", "times") as progress:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.analysis import Analysis, analyze
+from ..analysis.analysis import Analysis, analyze, check_request
 from ..analysis.moments import DEFAULT_TIMES, Moment, noised, trajectory
 from ..analysis.suggest import check_budget
 from ..checkpoint import Loaded
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
     sparse = loaded.layout is not None
     schedule = options.schedule_from(args, loaded.schedule if sparse else DEFAULT_SCHEDULE)
     budget = args.budget if sparse or args.budget is not None else DEFAULT_BUDGET
+    check_request(loaded, schedule, budget, against)  # before the model is sampled
     inputs, moments = samples(loaded, args, schedule if sparse else None)
     analysis = analyze(loaded, moments, schedule, budget, against=against, stage=bar)
     report = {
@@ -138,8 +139,13 @@ def real_samples(loaded: Loaded, args: argparse.Namespace) -> tuple[Tensor, Tens
 
 
 def finetune_words(args: argparse.Namespace, layout: str, schedule: PruningSchedule) -> list[str]:
-    """The command that makes the suggested model, under the schedule that this analysis was made for."""
+    """The command that makes the suggested model, on the data and under the schedule of this analysis."""
     words = ["finetune", args.file, "sparse.safetensors", "--layout", layout]
+    # finetune's --sparse-side is that of the conversion, not a fact about the dense file
+    known = {"data": args.data, **options.facts(args), "sparse_side": None}
+    for name, value in known.items():
+        if value is not None:
+            words += ["--" + name.replace("_", "-"), str(value)]
     if args.preset is not None:
         words += ["--preset", args.preset]
     elif args.schedule is not None:
