@@ -73,6 +73,20 @@ def test_both_end_at_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_a_stretch_leaves_no_device_behind() -> None:
+    """accelerate remembers the device of a process: a CPU's stretch must not send a GPU's loop to the CPU."""
+    state = pytest.importorskip("accelerate").state
+    before = dict(state.PartialState._shared_state), dict(state.AcceleratorState._shared_state)
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        measure_training(case(), 1)
+        assert not state.PartialState._shared_state
+        assert not state.AcceleratorState._shared_state
+    finally:
+        state.PartialState._shared_state.update(before[0])
+        state.AcceleratorState._shared_state.update(before[1])
+
+
 def test_shares_are_medians_of_pairs() -> None:
     loop = [Stretch(2.0, 4.0), Stretch(1.0, 1.0), Stretch(10.0, 1.0)]
     bare = [Stretch(1.0, 1.0), Stretch(0.9, 0.8), Stretch(9.0, 1.0)]

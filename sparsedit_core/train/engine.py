@@ -68,8 +68,9 @@ def accelerator_for(precision: Precision, cpu: bool) -> Iterator[Any]:
     ValueError names the extra to install where accelerate is missing, or the precision that the device lacks.
     """
     accelerate = imported("accelerate", "train")
-    kept = accelerate.state.AcceleratorState
+    kept, process = accelerate.state.AcceleratorState, accelerate.state.PartialState
     ours = not kept._shared_state  # else its owner has set it up, and accelerate checks that ours is the same
+    first = not process._shared_state  # it holds the device: a later run may want another one
     try:
         try:
             accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=cpu)
@@ -85,4 +86,4 @@ def accelerator_for(precision: Precision, cpu: bool) -> Iterator[Any]:
         yield accelerator
     finally:
         if ours:
-            kept._reset_state()
+            kept._reset_state(reset_partial_state=first)
