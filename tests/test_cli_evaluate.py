@@ -131,15 +131,18 @@ def test_an_image_that_does_not_decode_is_counted(
 class StandIn:
     """An autoencoder of two pixels a side: the first three channels, each value four times."""
 
-    channels, factor = 4, 2
+    channels, factor, shift = 4, 2, 0.0
+    loads = 0
 
     def __init__(self, path: Path, **keywords: Any) -> None:
         assert keywords["channels"] == 4
+        StandIn.loads += 1
 
     def decode(self, latents: Tensor) -> Tensor:
         return nn.functional.interpolate(latents[:, :3], scale_factor=2).clamp(-1, 1)
 
     def encode(self, images: Tensor) -> Tensor:
+        assert len(images)
         small = nn.functional.avg_pool2d(images, 2)
         return torch.cat([small, small[:, :1]], dim=1)
 
@@ -158,6 +161,14 @@ def test_latents_are_decoded(cli: Cli, tmp_path: Path, folder: Path, monkeypatch
     assert "(noise)" in cli.works(*words).out
     assert "--vae FILE" in cli.refuses("evaluate", path, *FEW, *networks)
     assert "compare with a folder" in cli.refuses("evaluate", path, *FEW, "--vae", tmp_path / "vae.safetensors")
+    # more than the folder has: all of it, and no empty batch reaches the autoencoder; it is read once for all models
+    monkeypatch.setattr(StandIn, "loads", 0)
+    many = cli.works(*words[:-1], 100, "--batch", 16, "--json").json
+    assert many["models"][0]["by_time"]["pictures"] == 40
+    cli.works("evaluate", path, path, *words[2:-2])
+    assert StandIn.loads == 2
+    monkeypatch.setattr(StandIn, "shift", 0.1)
+    assert "shifts its latents by 0.1" in cli.refuses(*words)
     monkeypatch.setattr(StandIn, "factor", 8)
     assert "decodes a latent to 8 pixels" in cli.refuses(*words)
 
@@ -205,6 +216,19 @@ def test_pictures_that_are_there(cli: Cli, models: tuple[Path, Path], folder: Pa
     text = cli.works("evaluate", models[0], *FEW, "--samples-from", tmp_path / "some.npz", "--by-time", 4).out
     assert "some.npz" in text
     assert "n/a" in text
+
+
+def test_flags_about_models_need_a_model(cli: Cli, folder: Path) -> None:
+    for words in (("--by-time", 4), ("--preset", "256 fast")):
+        assert "none was given" in cli.refuses("evaluate", "--samples-from", folder, *words)
+
+
+def test_a_wrong_classifier_is_told_before_anything_is_judged(
+    cli: Cli, models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsedit_core.cli.evaluate.reality", lambda *_: pytest.fail("judged"))
+    other = ("--classifier", script(tmp_path / "f.pt", Mean()))
+    assert "gives 3 logits, but the pictures are of 10" in cli.refuses("evaluate", models[0], *FEW, *other)
 
 
 def test_arrays_that_are_no_pictures(cli: Cli, tmp_path: Path) -> None:

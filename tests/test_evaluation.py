@@ -79,6 +79,9 @@ def test_a_union_holds_both_halves(first: int, second: int, kept: int) -> None:
 def test_a_classifier_of_other_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="gives 3 logits, but the pictures are of 10 classes"):
         PictureSet(Jury(flat, brightest), classes=10).add(images(2), torch.zeros(2))
+    for label in (3, -1):
+        with pytest.raises(ValueError, match=rf"have label {label}, but the classifier's classes are 0 \.\. 2"):
+            PictureSet(Jury(flat, brightest)).add(images(2), torch.tensor([0, label]))
     with pytest.raises(ValueError, match="more pictures than neighbours"):
         Jury(flat, k=5, kept=5)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoint import Loaded
 from ..sampling import SampleOptions, Samples, evaluation_count, grid_counts, initial_noise, sample
-from ..train.by_time import errors_by_time
+from ..train.by_time import TIMES, errors_by_time
 from ..train.evaluation import Jury, seen
 from ..train.real_pictures import FolderPictures, batches
 from ..vae import Autoencoder, load_autoencoder
@@ -22,7 +22,17 @@ from . import options
 from .evaluate_text import report_text, spreads
 from .files import check_ending, command_line, to_json, versions, write_json
 from .given import given_pictures, given_row, given_size
-from .jury import Reality, add_jury, check_models, jury_from, known_labels, picture_size, real_pictures, reality
+from .jury import (
+    Reality,
+    add_jury,
+    check_classifier,
+    check_models,
+    jury_from,
+    known_labels,
+    picture_size,
+    real_pictures,
+    reality,
+)
 from .progress import bar
 
 SUMMARY = "judge models beside real pictures: Frechet distance, precision, recall, class accuracy; same noise for all"
@@ -77,12 +87,16 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             "a pruning schedule was given but every model is dense; convert one first: sparsedit convert --help"
         )
+    if not models and (args.by_time is not None or options.schedule_from(args) is not None):
+        raise ValueError("--by-time and pruning schedules are about models, and none was given; leave them out")
     space = Space(args, [loaded for _, loaded in models])
     size = picture_size(models[0][1]) if models else given_size(args.samples_from[0])
+    check_classifier(jury, size, models)
     pictures = real_pictures(args, size)
     given = [(path, given_pictures(path, size)) for path in args.samples_from]
     samples = args.samples if models else given[0][1].count
-    total = samples + (args.references or samples) if pictures.count is None else pictures.count
+    total = args.references or pictures.count or samples
+    total = total + samples if pictures.count is None else min(total, pictures.count)
     with bar(total, "real pictures", "pictures") as progress:
         real = reality(pictures, jury, args, samples, progress)
     rows = [evaluate(name, loaded, args, jury, real, space) for name, loaded in models]
@@ -123,14 +137,21 @@ class Space:
             return
         if not latents:
             raise ValueError("--vae was given but every model draws pixels; leave it out")
+        # in float32 whatever the models compute in: half precision overflows in the usual autoencoders
+        found = load_autoencoder(args.vae, device=args.device, channels=latents[0].channels)
         for latent in latents:
-            # in float32 whatever the models compute in: half precision overflows in the usual autoencoders
-            self.autoencoder = load_autoencoder(args.vae, device=args.device, channels=latent.channels)
-            if self.autoencoder.factor != latent.factor:
+            if (found.channels, found.factor) != (latent.channels, latent.factor):
                 raise ValueError(
-                    f"{args.vae.name} decodes a latent to {self.autoencoder.factor} pixels along a side, the model's "
-                    f"is {latent.factor} pixels; give the autoencoder that it was trained with"
+                    f"{args.vae.name} decodes a latent to {found.factor} pixels along a side and has {found.channels} "
+                    f"channels, a model's is {latent.factor} pixels and has {latent.channels}; give the autoencoder "
+                    "that the models were trained with, and evaluate models of other latents by themselves"
                 )
+        if found.shift:
+            raise ValueError(
+                f"{args.vae.name} shifts its latents by {found.shift:g} before scaling, which no DiT here is trained "
+                "on; give an autoencoder without shift_factor"
+            )
+        self.autoencoder = found
 
     def to_pictures(self, loaded: Loaded, drawn: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) of samples as ``sample`` gives them."""
@@ -215,15 +236,23 @@ def sampled(
 
 
 def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, space: Space) -> dict[str, Any]:
-    """The errors of the prediction on the first real pictures, by time."""
+    """The errors of the prediction on the first real pictures, by time; ``ValueError`` for fewer than two of them."""
     drawn, labels = [], []
-    for images, shown in batches(real.pictures, 0, args.by_time, args.batch):
-        drawn.append(space.from_pictures(loaded, images))
-        labels.append(known_labels(real.pictures, loaded, shown, len(images)))
-    with bar(9 * args.by_time, f"{Path(name).stem}, by time", "evaluations") as progress:
+    count = args.by_time if real.pictures.count is None else min(args.by_time, real.pictures.count)
+    for images, shown in batches(real.pictures, 0, count, args.batch):
+        if len(images):
+            drawn.append(space.from_pictures(loaded, images))
+            labels.append(known_labels(real.pictures, loaded, shown, len(images)))
+    readable = sum(map(len, labels))
+    if readable < 2:
+        raise ValueError(
+            f"only {readable} of the first {count} real pictures can be read; an error by time needs 2: give a larger "
+            "--by-time, or replace the damaged files"
+        )
+    with bar(len(TIMES) * readable, f"{Path(name).stem}, by time", "evaluations") as progress:
         schedule = options.schedule_from(args, loaded.schedule) if loaded.layout is not None else None
         found = errors_by_time(
             loaded, torch.cat(drawn), torch.cat(labels), schedule=schedule, batch=args.batch, progress=progress
         )
     what = "velocity" if loaded.prediction == "flow" else "noise"
-    return {"predicts": what, "pictures": sum(map(len, labels)), "times": [entry.to_json() for entry in found]}
+    return {"predicts": what, "pictures": readable, "times": [entry.to_json() for entry in found]}

@@ -105,13 +105,15 @@ def reality(
 ) -> Reality:
     """Judge the real pictures: of unlimited ones as many others as there are samples, else one half and the other."""
     wanted = args.references
+    width: int | None = None
 
     def judged(first: int, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        nonlocal width
         for images, labels in batches(pictures, first, count, args.batch):
+            if width is None and jury.classify is not None and len(images):
+                width = jury.classify(images[:1]).shape[1]
             # sub-folders that are not the classifier's classes tell nothing about it
-            if jury.classify is not None and len(images):
-                labels = labels if jury.classify(images[:1]).shape[1] == len(pictures.class_names) else None
-            yield images, labels
+            yield images, labels if width == len(pictures.class_names) else None
             progress(len(images))
 
     if pictures.count is None:
@@ -160,6 +162,22 @@ def check_models(models: Sequence[tuple[str, Loaded]], args: argparse.Namespace)
             raise ValueError(f"{Path(name).name} draws latents; give the autoencoder that decodes them with --vae FILE")
         elif not latent and loaded.latent.channels != 3:
             raise ValueError(f"{Path(name).name} draws {loaded.latent.channels} channels; pictures have 3")
+
+
+def check_classifier(jury: Jury, size: tuple[int, int], models: Sequence[tuple[str, Loaded]]) -> None:
+    """``ValueError`` where the classifier does not know a model's classes: asked before anything is sampled.
+
+    ``size`` is the pictures' (height, width); the classifier is asked with a grey one.
+    """
+    if jury.classify is None or not models:
+        return
+    width = jury.classify(torch.zeros(1, 3, *size)).shape[1]
+    for name, loaded in models:
+        if width != loaded.config.num_classes:
+            raise ValueError(
+                f"the classifier gives {width} logits, but the pictures are of {loaded.config.num_classes} classes "
+                f"({Path(name).name}); give a classifier of the model's own classes"
+            )
 
 
 def known_labels(pictures: RealPictures, loaded: Loaded, labels: Tensor | None, count: int) -> Tensor:

@@ -73,7 +73,10 @@ class PictureSet:
         return self.moments.count
 
     def add(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,)."""
+        """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,).
+
+        ``ValueError`` for features that are not finite, a classifier of other classes, and a label it does not have.
+        """
         if not len(images):
             return
         self._radii.clear()
@@ -88,6 +91,12 @@ class PictureSet:
                 raise ValueError(
                     f"the classifier gives {logits.shape[1]} logits, but the pictures are of {self.classes} classes; "
                     "give a classifier of the model's own classes"
+                )
+            wrong = labels[(labels < 0) | (labels >= logits.shape[1])]
+            if len(wrong):
+                raise ValueError(
+                    f"the pictures have label {int(wrong[0])}, but the classifier's classes are 0 .. "
+                    f"{logits.shape[1] - 1}; give a classifier of the pictures' classes"
                 )
             self._right += int((logits.argmax(dim=1) == labels.cpu()).sum())
             self._labelled += len(labels)
