@@ -16,7 +16,7 @@ from sparsedit_core.diffusion import Diffusion
 from sparsedit_core.sampling import SampleOptions, initial_noise, sample
 from sparsedit_core.train.by_time import TIMES, errors_by_time
 from sparsedit_core.train.evaluation import Jury, PictureSet, seen, union
-from sparsedit_core.train.frechet import frechet_distance
+from sparsedit_core.train.frechet import gaussian_distance
 from sparsedit_core.train.precision_recall import precision_recall
 from sparsedit_core.train.real_pictures import FolderPictures, HeldOutPictures, batches
 
@@ -42,7 +42,12 @@ def test_a_verdict_is_that_of_all_pictures_at_once() -> None:
     drawn = seen(jury, zip(images(40).split(7), wrong.split(7), strict=True), classes=3)
     real = seen(jury, [(part, None) for part in images(30, seed=1).split(11)])
     found = drawn.against(real)
-    assert found.frechet == pytest.approx(frechet_distance(flat(images(40)), flat(images(30, seed=1))), rel=1e-9)
+    moments = [
+        part
+        for feats in (flat(images(40)).double(), flat(images(30, seed=1)).double())
+        for part in (feats.mean(dim=0), torch.cov(feats.T))
+    ]
+    assert found.frechet == pytest.approx(gaussian_distance(*moments), rel=1e-9)
     shares = precision_recall(flat(images(30, seed=1)), flat(images(40))[:30], k=2)
     assert (found.precision, found.recall, found.compared) == (shares.precision, shares.recall, 30)
     assert (found.accuracy, found.pictures) == (0.75, 40)

@@ -7,18 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sparsedit_core.train.frechet import frechet_distance, gaussian_distance, trace_sqrt_product
-from sparsedit_core.train.judge import (
-    Judge,
-    accuracy,
-    features,
-    judge_samples,
-    noisy,
-    predict,
-    real_floor,
-    reference_features,
-)
+from sparsedit_core.train.evaluation import Jury, seen
+from sparsedit_core.train.extractors import judge_features, judge_logits
+from sparsedit_core.train.frechet import Moments, gaussian_distance, trace_sqrt_product
+from sparsedit_core.train.judge import Judge, accuracy, features, noisy, predict
 from sparsedit_core.train.pictures import CLASS_NAMES, pictures
+from sparsedit_core.train.real_pictures import HeldOutPictures
 from sparsedit_core.train.train_judge import BUNDLED_JUDGE, load_judge, save_judge, train_classifier
 
 
@@ -28,6 +22,13 @@ def normal(*shape, seed=0):
 
 def rotation(size, seed=0):
     return torch.linalg.qr(normal(size, size, seed=seed))[0]
+
+
+def frechet_distance(feats_a, feats_b):
+    a, b = Moments(), Moments()
+    a.add(feats_a)
+    b.add(feats_b)
+    return a.distance(b)
 
 
 # Frechet distance
@@ -78,9 +79,10 @@ def test_singular_covariances_are_fine():
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (torch.zeros(1, 4), torch.zeros(9, 4), r"\(1, 4\)"),
+        (torch.zeros(1, 4), torch.zeros(9, 4), "at least 2 pictures on each side, found 1"),
         (torch.zeros(9, 4), torch.zeros(9, 5), "4 and 5"),
-        (torch.zeros(9, 4), torch.full((9, 4), float("nan")), "second features hold NaN"),
+        (torch.zeros(9, 4), torch.full((9, 4), float("nan")), "with NaN or infinite values"),
+        (torch.zeros(9, 4), torch.zeros(9), r"found shape \(9,\)$"),
     ],
 )
 def test_bad_features_are_explained(a, b, message):
@@ -185,15 +187,19 @@ def test_the_bundled_judge_knows_held_out_pictures_even_with_light_noise():
 
 def test_distance_grows_with_damage_and_the_floor_is_small():
     judge, _ = load_judge()
-    reference = reference_features(judge, 1000)
-    images, labels = pictures(0, 1000, seed=5, split="heldout")
-    floor = real_floor(judge, 1000, 1000)
-    clean = judge_samples(judge, images, labels, reference)
+    jury = Jury(judge_features(judge))
+    reference, others = (seen(jury, [HeldOutPictures().batch(first, 300)]) for first in (0, 300))
+    floor = others.against(reference).frechet
+    images, labels = pictures(0, 300, seed=5, split="heldout")
     noise = normal(*images.shape).float()
-    slightly, badly = (judge_samples(judge, images + s * noise, labels, reference) for s in (0.2, 0.8))
-    assert clean.samples == 1000
+    clean, slightly, badly = (
+        seen(jury, [(images + strength * noise, None)]).against(reference) for strength in (0, 0.35, 0.8)
+    )
+    assert clean.pictures == 300
     assert clean.frechet == pytest.approx(floor, rel=0.5)
     assert clean.frechet < slightly.frechet < badly.frechet
-    few = judge_samples(judge, images[labels < 5], labels[labels < 5], reference)
+    both = Jury(judge_features(judge), judge_logits(judge))
+    few = seen(both, [(images[labels < 5], labels[labels < 5])], classes=10).against(reference)
     assert few.frechet > 4 * clean.frechet
+    assert few.accuracy is not None
     assert few.accuracy >= 0.98

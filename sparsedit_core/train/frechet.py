@@ -6,25 +6,6 @@ import torch
 from torch import Tensor
 
 
-def frechet_distance(feats_a: Tensor, feats_b: Tensor) -> float:
-    """|mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the unbiased covariances A, B.
-
-    feats_a (n, d), feats_b (m, d) with n, m >= 2; zero for equal sets, units of squared features.
-    """
-    _check(feats_a, feats_b)
-    mean_a, cov_a = moments(feats_a)
-    mean_b, cov_b = moments(feats_b)
-    return gaussian_distance(mean_a, cov_a, mean_b, cov_b)
-
-
-def moments(feats: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and unbiased covariance (d, d) of features (n, d), float64."""
-    feats = feats.double()
-    mean = feats.mean(dim=0)
-    centred = feats - mean
-    return mean, centred.T @ centred / (len(feats) - 1)
-
-
 class Moments:
     """Mean and covariance of features that come in batches: float64, merged without keeping the features.
 
@@ -41,7 +22,10 @@ class Moments:
         """Take in features (n, d); ``ValueError`` for another d than before and for NaN."""
         other = Moments()
         if feats.ndim != 2 or not torch.isfinite(feats).all():
-            raise ValueError(f"features must be finite and of shape (n, d), found shape {tuple(feats.shape)}")
+            raise ValueError(
+                f"features must be finite and of shape (n, d), found shape {tuple(feats.shape)}"
+                f"{' with NaN or infinite values: are the pictures finite?' if feats.ndim == 2 else ''}"
+            )
         if len(feats):
             feats = feats.double()
             other.count, other._mean = len(feats), feats.mean(dim=0)
@@ -71,7 +55,11 @@ class Moments:
         return self._mean, self._scatter / (self.count - 1)
 
     def distance(self, other: Moments) -> float:
-        """Squared Frechet distance of both sets, as :func:`frechet_distance` of all their features."""
+        """|mean_a - mean_b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)) of the unbiased covariances A, B.
+
+        Zero for equal sets, in units of squared features. ``ValueError`` for fewer than two features on a side, and
+        for features of different d.
+        """
         if self.count and other.count and len(self._mean) != len(other._mean):
             raise ValueError(f"features of {len(self._mean)} and {len(other._mean)} numbers cannot be compared")
         return gaussian_distance(*self.statistics(), *other.statistics())
@@ -94,13 +82,3 @@ def trace_sqrt_product(cov_a: Tensor, cov_b: Tensor) -> Tensor:
     product = root @ cov_b.double() @ root
     squares: Tensor = torch.linalg.eigvalsh((product + product.T) / 2)
     return squares.clamp_min(0).sqrt().sum()
-
-
-def _check(feats_a: Tensor, feats_b: Tensor) -> None:
-    for name, feats in (("first", feats_a), ("second", feats_b)):
-        if feats.ndim != 2 or len(feats) < 2:
-            raise ValueError(f"the {name} features have shape {tuple(feats.shape)}, expected (n >= 2, d)")
-        if not torch.isfinite(feats).all():
-            raise ValueError(f"the {name} features hold NaN or infinite values; were the samples finite?")
-    if feats_a.shape[1] != feats_b.shape[1]:
-        raise ValueError(f"features of {feats_a.shape[1]} and {feats_b.shape[1]} numbers cannot be compared")

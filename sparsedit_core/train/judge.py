@@ -1,30 +1,22 @@
 """The judge: a small classifier of the procedural pictures, for class accuracy and Frechet features.
 
 Trained by this project on pictures with light noise, so that a slightly noisy sample is still judged by what
-it shows. `judge_samples` gives both numbers of a set of samples; `real_floor` the distance real data reach.
+it shows. evaluation.py asks it, among other networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm, Linear, Module, ReLU, Sequential
 
-from .frechet import frechet_distance
-from .pictures import CLASS_NAMES, SIDE, pictures
+from .pictures import CLASS_NAMES, SIDE
 
 WIDTHS: tuple[int, ...] = (16, 32, 64, 96, 96)
 """Channels of the five stages; the last is the number of features."""
-
-REFERENCE_SEED = 7
-"""Seed of the held-out pictures that samples are compared with."""
-
-Progress = Callable[[int], object]
-"""Called with the number of pictures done since the last call."""
 
 
 class Judge(Module):
@@ -54,15 +46,6 @@ class Judge(Module):
         return logits
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge found: class accuracy in [0, 1], Frechet distance to held-out pictures, sample count."""
-
-    accuracy: float
-    frechet: float
-    samples: int
-
-
 @torch.no_grad()
 def features(judge: Judge, images: Tensor, *, batch: int = 250) -> Tensor:
     """Features (n, 96) float32 of any number of images, in batches; images are clipped to [-1, 1]."""
@@ -82,34 +65,6 @@ def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     if len(images) != len(labels) or len(images) == 0:
         raise ValueError(f"accuracy needs one label per image, found {len(images)} images, {len(labels)} labels")
     return float((predict(judge, images) == labels.cpu()).double().mean())
-
-
-def reference_features(
-    judge: Judge, count: int, *, start: int = 0, seed: int = REFERENCE_SEED, progress: Progress | None = None
-) -> Tensor:
-    """Features (count, 96) of held-out pictures start .. start + count - 1, never seen in training."""
-    parts = []
-    for first in range(start, start + count, 1000):
-        images, _ = pictures(first, min(1000, start + count - first), seed=seed, split="heldout")
-        parts.append(features(judge, images))
-        if progress is not None:
-            progress(len(images))
-    return torch.cat(parts)
-
-
-def judge_samples(judge: Judge, samples: Tensor, labels: Tensor, reference: Tensor) -> Verdict:
-    """Accuracy and Frechet distance of samples (n, 3, 64, 64) against reference features (m, 96)."""
-    distance = frechet_distance(features(judge, samples), reference)
-    return Verdict(accuracy(judge, samples, labels), distance, len(samples))
-
-
-def real_floor(judge: Judge, samples: int, references: int, *, progress: Progress | None = None) -> float:
-    """Frechet distance of `samples` further held-out pictures to the first `references`: nothing does better.
-
-    With the sizes used for generated samples this is the value a perfect generator would be given.
-    """
-    reference = reference_features(judge, references, progress=progress)
-    return frechet_distance(reference_features(judge, samples, start=references, progress=progress), reference)
 
 
 def noisy(images: Tensor, generator: torch.Generator, strength: float = 0.25) -> Tensor:

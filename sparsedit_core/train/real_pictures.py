@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .data.crop import UndecodableError, read_picture
 from .data.folder import scan_folder
-from .judge import REFERENCE_SEED
 from .pictures import CLASS_NAMES, pictures
 
 logger = logging.getLogger("sparsedit")
+
+REFERENCE_SEED = 7
+"""Seed of the held-out pictures that samples are compared with."""
 
 
 class RealPictures(Protocol):
