@@ -13,10 +13,10 @@ from typing import NoReturn
 import torch
 
 from .. import __version__
-from . import analyze, bench, compare, convert, cost, demo, encode, evaluate, finetune, inspect, sample, train
+from . import ablate, analyze, bench, compare, convert, cost, demo, encode, evaluate, finetune, inspect, sample, train
 
 COMMANDS: tuple[ModuleType, ...] = (
-    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, bench, demo
+    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, ablate, bench, demo
 )
 """Every command; the file's name is the command's. A new one is imported above and added here."""
 
