@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import small_model
@@ -18,7 +19,7 @@ from sparsedit_core.train.by_time import TIMES, errors_by_time
 from sparsedit_core.train.evaluation import Jury, PictureSet, seen, union
 from sparsedit_core.train.frechet import gaussian_distance
 from sparsedit_core.train.precision_recall import precision_recall
-from sparsedit_core.train.real_pictures import FolderPictures, HeldOutPictures, batches
+from sparsedit_core.train.real_pictures import ArrayPictures, FolderPictures, HeldOutPictures, batches
 
 
 def images(count: int, seed: int = 0) -> Tensor:
@@ -126,6 +127,18 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert torch.equal(shown, torch.ones(1, 3, 4, 4))
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         FolderPictures(tmp_path / "nothere", 4)
+
+
+def test_a_slice_of_an_array_that_was_written_class_by_class_holds_all_classes(tmp_path: Path) -> None:
+    labels = np.repeat(np.arange(4), 25)
+    np.savez(tmp_path / "a.npz", np.broadcast_to(labels[:, None, None, None], (100, 2, 2, 3)).astype(np.uint8), labels)
+    real = ArrayPictures(tmp_path / "a.npz")
+    found = [real.batch(first, 30) for first in range(0, 100, 30)]
+    assert {int(y) for y in found[0][1]} == {0, 1, 2, 3}
+    together = torch.cat([y for _, y in found])
+    assert sorted(together.tolist()) == labels.tolist()
+    shades = torch.cat([x for x, _ in found]).amax(dim=(1, 2, 3))  # every picture keeps its label
+    assert torch.equal(((shades + 1) * 127.5).round().long(), together)
 
 
 def test_held_out_pictures_have_their_classes() -> None:

@@ -21,7 +21,7 @@ from ..vae import Autoencoder, load_autoencoder
 from . import options
 from .evaluate_text import report_text, spreads
 from .files import check_ending, command_line, to_json, versions, write_json
-from .given import given_pictures, given_row, given_size
+from .given import given_pictures, given_row
 from .jury import (
     Reality,
     add_jury,
@@ -90,10 +90,14 @@ def run(args: argparse.Namespace) -> None:
     if not models and (args.by_time is not None or options.schedule_from(args) is not None):
         raise ValueError("--by-time and pruning schedules are about models, and none was given; leave them out")
     space = Space(args, [loaded for _, loaded in models])
-    size = picture_size(models[0][1]) if models else given_size(args.samples_from[0])
+    size = picture_size(models[0][1]) if models else None
+    given = []
+    for path in args.samples_from:
+        given.append((path, given_pictures(path, size)))
+        size = size or given[0][1].size
+    assert size is not None  # there are models or pictures
     check_classifier(jury, size, models)
     pictures = real_pictures(args, size)
-    given = [(path, given_pictures(path, size)) for path in args.samples_from]
     samples = args.samples if models else given[0][1].count
     total = args.references or pictures.count or samples
     total = total + samples if pictures.count is None else min(total, pictures.count)

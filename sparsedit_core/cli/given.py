@@ -15,10 +15,20 @@ from .jury import Reality
 from .progress import bar
 
 
-def given_size(path: Path) -> tuple[int, int]:
-    """Rows and columns of the pictures at a path: those of an array, or of a folder's first picture."""
+def given_pictures(path: Path, size: tuple[int, int] | None) -> ArrayPictures | FolderPictures:
+    """The pictures of an ``.npz`` file as they are, or of a folder, which are brought to ``size`` (a square).
+
+    ``size`` None is that of the folder's first picture. ``ValueError`` where that is no square or does not decode.
+    """
     if not path.is_dir():
-        return ArrayPictures(path).size
+        return ArrayPictures(path)
+    rows, columns = size or _first_size(path)
+    if rows != columns:
+        raise ValueError(f"the pictures of {path.name} are {columns}x{rows} pixels; a folder holds squares alone")
+    return FolderPictures(path, rows)
+
+
+def _first_size(path: Path) -> tuple[int, int]:
     found = scan_folder(path)
     first = found.root / found.pictures[0].name
     try:
@@ -26,15 +36,6 @@ def given_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
     except OSError as error:
         raise ValueError(f"{first} does not decode ({error}); remove it, or give model files for the size") from error
-
-
-def given_pictures(path: Path, size: tuple[int, int]) -> ArrayPictures | FolderPictures:
-    """The pictures of a folder, which are brought to the size (a square), or of an ``.npz`` file as they are."""
-    if not path.is_dir():
-        return ArrayPictures(path)
-    if size[0] != size[1]:
-        raise ValueError(f"the pictures of {path.name} are {size[1]}x{size[0]} pixels; a folder holds squares alone")
-    return FolderPictures(path, size[0])
 
 
 def given_row(

@@ -70,10 +70,14 @@ class FolderPictures:
         self.side, self.root = side, Path(folder)
         found = scan_folder(folder)
         self.class_names = found.class_names or ()
-        order = torch.randperm(len(found.pictures), generator=torch.Generator().manual_seed(0)).tolist()
         self.count: int = len(found.pictures)
         self.skipped: set[str] = set()
-        self._pictures = [found.pictures[place] for place in order]
+        self._pictures = [found.pictures[place] for place in _shuffled(self.count).tolist()]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the pictures."""
+        return self.side, self.side
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
         """See :class:`RealPictures`."""
@@ -94,7 +98,8 @@ class FolderPictures:
 class ArrayPictures:
     """Pictures in an ``.npz`` file as ADM and DiT write their samples: ``arr_0`` (n, H, W, 3) uint8, ``arr_1`` labels.
 
-    The labels (n,) may be missing. The array is unpacked as a whole: 50,000 pictures of 256 pixels take 10 GB.
+    The labels (n,) may be missing. The order is shuffled by a fixed seed like that of a folder: samplers write class by
+    class. The array is unpacked as a whole: 50,000 pictures of 256 pixels take 10 GB.
     """
 
     class_names = ()
@@ -122,6 +127,7 @@ class ArrayPictures:
                 f"for each of {len(found)} pictures"
             )
         self.count: int = len(found)
+        self._order = _shuffled(self.count).numpy()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,6 +136,11 @@ class ArrayPictures:
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
         """See :class:`RealPictures`."""
-        part = slice(first, first + size)
+        part = self._order[first : first + size]
         images = torch.from_numpy(self._images[part]).permute(0, 3, 1, 2).float() / 127.5 - 1
         return images, None if self._labels is None else torch.from_numpy(self._labels[part].astype(np.int64))
+
+
+def _shuffled(count: int) -> Tensor:
+    """The numbers below ``count`` in an order that is always the same."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
