@@ -119,5 +119,9 @@ def test_command(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert "add --training" in cli.refuses("bench", "--stretch", 3)
     assert "are about evaluations" in cli.refuses("bench", "--training", "--profile")
+    for words in (("--steps", 5), ("--guidance",), ("--no-guidance",)):
+        assert "are about evaluations" in cli.refuses("bench", "--training", *words)
+    dense = save_pixels(tmp_path / "d.safetensors")
+    assert "has its own or none" in cli.refuses("bench", "--training", "--models", dense, "--layout", LAYOUT)
     assert "nothere" in cli.refuses("bench", "--training", "--models", tmp_path / "nothere.safetensors")
     assert "cannot read" in cli.refuses("bench", "--training", "--models", "DiT-Q@64")

@@ -50,13 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="twice the samples, as classifier-free guidance computes them (default)",
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, help=f"default eager; on a GPU {' '.join(MODES)}")
     parser.add_argument("--repeats", type=options.positive, default=7, help="values per median (default 7)")
     parser.add_argument(
-        "--steps", type=options.positive, default=250, help="evaluations that weigh the grids (default 250)"
+        "--steps", type=options.positive, help="evaluations that weigh the grids (default 250)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="DiT-S/2@256 with 3 repeats and eager, to see that it works"
@@ -100,8 +99,10 @@ def run(args: argparse.Namespace) -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     """Measure the training loop and print."""
-    if args.profile or args.modes:
-        raise ValueError("--profile and --modes are about evaluations; leave them out with --training")
+    if args.profile or args.modes or args.steps is not None or args.guidance is not None:
+        raise ValueError(
+            "--profile, --modes, --steps and --guidance are about evaluations; leave them out with --training"
+        )
     places = devices(args.device)
     cases = [case for device in places for case in bench_training.training_cases(args, device, model_case)]
     found = bench_training.measure(cases, 3 if args.quick else args.repeats)
@@ -135,9 +136,10 @@ def device_cases(args: argparse.Namespace, device: str) -> Iterator[BenchCase]:
     if on_cpu and "cuda-graphs" in modes:
         raise ValueError('mode "cuda-graphs" needs a CUDA device; leave it out of --modes or give --device cuda')
     dtype = options.DTYPES[args.dtype or ("float32" if on_cpu else "bfloat16")]
+    guidance = args.guidance is not False
     for name in names:
         for batch in args.batch or ([1] if on_cpu or args.quick else [1, 8]):
-            plain = replace(model_case(name, args), batch=batch, guidance=args.guidance, device=device, dtype=dtype)
+            plain = replace(model_case(name, args), batch=batch, guidance=guidance, device=device, dtype=dtype)
             yield from (replace(plain, mode=mode) for mode in modes)
 
 
@@ -154,7 +156,7 @@ def model_case(name: str, args: argparse.Namespace) -> BenchCase:
         raise ValueError(f"{model} has {depth} blocks, for which there is no usual layout; give one with --layout")
     schedule = options.schedule_from(args, default_schedule(int(size)))
     assert schedule is not None  # there is a default
-    return BenchCase(model, int(size), SegmentLayout.parse(wanted), schedule, args.steps)
+    return BenchCase(model, int(size), SegmentLayout.parse(wanted), schedule, args.steps or 250)
 
 
 def default_schedule(size: int) -> PruningSchedule:

@@ -66,6 +66,8 @@ def models(name: str, args: argparse.Namespace, batch: int, size_case: Any) -> I
             kind = "dense" if config.layout is None else "sparse"
             yield f"{name} {kind}", loaded, RandomSource(config, loaded.latent, batch)
         return
+    if args.layout is not None:
+        raise ValueError(f"--layout is about models of a size like DiT-XL/2@256; {Path(name).name} has its own or none")
     loaded = load_checkpoint(options.model_path(name), dtype=torch.float32)
     loaded.model.load_state_dict({key: value.clone() for key, value in loaded.model.state_dict().items()}, assign=True)
     loaded = replace(loaded, schedule=None if loaded.layout is None else options.schedule_from(args, loaded.schedule))
