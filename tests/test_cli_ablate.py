@@ -210,6 +210,12 @@ def test_an_interrupted_ablation_goes_on_to_the_same_table(
     made, before = out / "dense.safetensors", (out / "dense.safetensors").stat().st_mtime_ns
     assert "--resume" in cli.refuses("ablate", dense, out, *words)
     assert "training was {'seed': 0}" in cli.refuses("ablate", dense, out, *words, "--resume", "--seed", 1)
+    assert "judging was {'samples': 8}" in cli.refuses("ablate", dense, out, *words, "--resume", "--samples", 9)
+    kept["floor"]["frechet"] *= 1.1
+    (out / "ablation.json").write_text(json.dumps(kept))
+    assert "the real pictures or who judges them changed" in cli.refuses("ablate", dense, out, *words, "--resume")
+    kept["floor"]["frechet"] /= 1.1
+    (out / "ablation.json").write_text(json.dumps(kept))
     report = cli.works("ablate", dense, out, *words, "--resume").json
     assert made.stat().st_mtime_ns == before
     for row in (*report["rows"], *whole["rows"]):
@@ -252,9 +258,14 @@ def test_what_is_refused_before_any_training(
     sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)
     assert "is a SparseDiT already" in cli.refuses("ablate", sparse, out, *usual)
     assert "needs 8 blocks or more and the model has 5" in cli.refuses("ablate", dense, out, *SHORT)
-    assert "do not fit" in cli.refuses("ablate", save_latents(tmp_path / "l.safetensors"), out, *SHORT, *JUDGED)
+    latents = save_latents(tmp_path / "latents.safetensors")
+    alone = plan(tmp_path, TWO[0])
+    assert "do not fit" in cli.refuses("ablate", latents, out, *alone, *SHORT, *JUDGED)
+    usual = (*plan(tmp_path, *TWO), *SHORT, *JUDGED)
     assert "needs a teacher" in cli.refuses("ablate", dense, out, *usual, "--distill-features", 0.1)
     assert "teacher is a SparseDiT" in cli.refuses("ablate", dense, out, *usual, "--teacher", sparse)
+    noise = (*plan(tmp_path, *TWO), *SHORT, *JUDGED, "--teacher", latents)
+    assert "the teacher predicts 'eps'" in cli.refuses("ablate", dense, out, *noise)
     assert "the budget is 2" in cli.refuses("ablate", dense, out, *usual, "--budget", 2)
     assert "ddim" in cli.refuses("ablate", dense, out, *usual, "--sampler", "ddim")
     assert "--sparse-side" in cli.refuses("ablate", dense, out, *usual, "--sparse-side", 9)

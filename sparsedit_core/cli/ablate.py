@@ -38,7 +38,7 @@ from .convert import add_positions
 from .files import check_folder, to_json
 from .jury import add_jury
 from .progress import bar
-from .training import add_training, source_from, training_options
+from .training import add_training, source_from, teacher_from, training_options
 
 SUMMARY = "fine-tune variants of a dense model alike (the paper's ablation, or a plan) and compare them in one table"
 EXAMPLE = "sparsedit ablate dense.safetensors ablation --pictures 40000 --batch 32 --samples 1000 --seeds 0 1"
@@ -109,10 +109,10 @@ def run(args: argparse.Namespace) -> None:
         )
     moving = options.schedule_from(args, DEFAULT_SCHEDULE) or DEFAULT_SCHEDULE
     plan = plan_of(args, loaded.config, moving)
-    teacher = None if args.teacher is None else load_checkpoint(options.model_path(args.teacher), dtype=torch.float32)
+    teacher = teacher_from(args, loaded, source)
     for variant in plan:
-        check_variant(variant, loaded, args, source, None if teacher is None else teacher.model)
-    settings = settings_of(args, loaded, plan, source) | {"teacher": teacher and weights_hash(teacher.model)}
+        check_variant(variant, loaded, args, source, teacher)
+    settings = settings_of(args, loaded, plan, source) | {"teacher": None if teacher is None else weights_hash(teacher)}
     report = open_record(args, settings)
     judge = Judge(args, loaded)
     if report["plan"] is None:
@@ -122,6 +122,8 @@ def run(args: argparse.Namespace) -> None:
         save(report, args.out)
     variants = plan_from_json(report["plan"], loaded.config.depth, moving, loaded.config.grid)
     done = {row["name"] for row in report["rows"]}
+    if len(done) < len(variants):
+        judge.check_floor(report["floor"])
     for number, variant in enumerate(variants, 1):
         if variant.name in done:
             continue

@@ -30,13 +30,13 @@ def settings_of(
     training = asdict(training_options(args))
     judging = {name: getattr(args, name) for name in (*_JUDGING, *defaults(add_jury))}
     found = {
+        "training": {name: value for name, value in training.items() if name not in _UNDECISIVE},
         "dense": weights_hash(loaded.model),
         "plan": plan_to_json(plan),
         "budget": args.budget,
         "sparse_side": args.sparse_side,
         "reinject_positions": args.reinject_positions,
         "data": source.fingerprint,
-        "training": {name: value for name, value in training.items() if name not in _UNDECISIVE},
         "judging": {name: value.name if isinstance(value, Path) else value for name, value in judging.items()},
     }
     parsed: dict[str, Any] = json.loads(json.dumps(found))
@@ -46,16 +46,19 @@ def settings_of(
 def open_record(args: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """The record of the ablation that goes on, or that of a new one; ``ValueError`` where the two do not fit."""
     path = args.out / RECORD
-    if path.exists() and not args.resume:
-        raise ValueError(f"{path} holds the rows of an ablation; go on with it by --resume, or give another folder")
     if path.exists():
         try:
             report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            before, _, _ = report["settings"], report["plan"]["variants"], report["rows"]
+            before, _, rows = report["settings"], report["plan"]["variants"], len(report["rows"])
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"{path} is no record of an ablation ({error}); remove it to begin anew") from error
-        check_same(settings, before)
-        return report
+        if args.resume:
+            check_same(settings, before)
+            return report
+        if rows:
+            raise ValueError(
+                f"{path} holds {rows} rows of an ablation; go on with it by --resume, or give another folder"
+            )
     judged = {name: getattr(args, name) for name in ("samples", "seeds", "steps", "cfg", "by_time")}
     return {
         "command": command_line(args.argv),

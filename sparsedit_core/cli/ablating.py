@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from copy import deepcopy
@@ -55,6 +56,15 @@ class Judge:
         """What the jury says of real pictures beside others."""
         one, other = self.real.halves
         return one.against(other).to_json() | {"others": len(other)}
+
+    def check_floor(self, before: dict[str, Any]) -> None:
+        """``ValueError`` where rows that are there were judged beside other pictures, or by another jury."""
+        now = self.floor()["frechet"]
+        if not math.isclose(now, before["frechet"], rel_tol=1e-3):  # other threads round otherwise
+            raise ValueError(
+                f"the real pictures or who judges them changed: their own Frechet distance was {before['frechet']:.4f} "
+                f"and is now {now:.4f}; give those of before, or begin anew in another folder"
+            )
 
     def rehearse(self) -> None:
         """Judge the dense model on the fewest pictures: what cannot be judged is refused before any training."""

@@ -124,7 +124,7 @@ def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts
                 args.out,
                 source,
                 settings,
-                teacher=_teacher(args, loaded, source),
+                teacher=teacher_from(args, loaded, source),
                 metadata={**made, **(facts or {})},
                 watchers=watchers,
                 resume=args.resume,
@@ -158,7 +158,8 @@ def owned(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _teacher(args: argparse.Namespace, student: Loaded, source: Source) -> DiT | None:
+def teacher_from(args: argparse.Namespace, student: Loaded, source: Source) -> DiT | None:
+    """The model that ``--teacher`` names; ``ValueError`` unless it predicts the same thing of the same data."""
     if args.teacher is None:
         return None
     teacher = load_checkpoint(options.model_path(args.teacher), dtype=torch.float32)
