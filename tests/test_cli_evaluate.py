@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 import sparsedit_core as sd
 from sparsedit_core.checkpoint import Latent
+from sparsedit_core.dit import DiT
 from sparsedit_core.sheets import to_pictures
 from sparsedit_core.train.by_time import TIMES
 from sparsedit_core.train.pictures import CLASS_NAMES, pictures
+from sparsedit_core.train.source import PIXELS
 
 
 @pytest.fixture
@@ -216,6 +219,20 @@ def test_pictures_that_are_there(cli: Cli, models: tuple[Path, Path], folder: Pa
     text = cli.works("evaluate", models[0], *FEW, "--samples-from", tmp_path / "some.npz", "--by-time", 4).out
     assert "some.npz" in text
     assert "n/a" in text
+
+
+def test_nothing_is_sampled_where_the_other_pictures_do_not_fit(
+    cli: Cli, models: tuple[Path, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparsedit_core.cli.evaluate.evaluate", lambda *_: pytest.fail("sampled"))
+    np.savez(tmp_path / "x.npz", np.zeros((4, 64, 64, 3), np.uint8), np.full(4, 10))
+    assert "have label 10" in cli.refuses("evaluate", models[0], *FEW, "--samples-from", tmp_path / "x.npz")
+    model = DiT(replace(sd.load_checkpoint(models[0]).config, num_classes=4, null_class=False))
+    model.initialize_weights()
+    path = tmp_path / "m.safetensors"
+    sd.save_checkpoint(path, model, prediction="flow", latent=PIXELS)
+    networks = ("--real", folder, "--features", script(tmp_path / "f.pt", Mean()))
+    assert "knows 4 and no null class" in cli.refuses("evaluate", path, *FEW, *networks, "--by-time", 4)
 
 
 def test_flags_about_models_need_a_model(cli: Cli, folder: Path) -> None:

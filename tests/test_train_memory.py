@@ -142,6 +142,7 @@ def test_nothing_is_left_behind() -> None:
 def test_command(cli: Cli) -> None:
     words = ("cost", "DiT-S/2", "--size", 128, "--rate-noise", 0.9, "--rate-clean", 0.5, "--training", "--batch", 2)
     report = cli.works(*words, "--precision", "no", "--json").json["training"]
+    assert report["units"] == "bytes of one process and one micro-batch"
     dense = replace(MODELS["DiT-S/2"], input_size=(16, 16))
     assert report["dense"] == training_memory(dense, batch=2).to_json()
     grid = PruningSchedule(0.9, 0.5).grid(0.0, (8, 8))

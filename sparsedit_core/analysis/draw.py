@@ -87,8 +87,8 @@ def draw_toy(
         canvas.text((x + 26, 56), words, 13, SOFT, "lm")
         x += 50 + text_width(words, 13)
     top = max(0.01, *(value for values in (*first, *single) for value in values))
-    _curves(canvas, (74, 520), top, first, 0, "the first k blocks uniform", "k")
-    _curves(canvas, (594, 1014), top, single, 0, "one block alone uniform", "block")
+    _curves(canvas, (74, 520), top, first, "the first k blocks uniform", "k")
+    _curves(canvas, (594, 1014), top, single, "one block alone uniform", "block")
     return canvas.image()
 
 
@@ -97,7 +97,6 @@ def _curves(
     across: tuple[float, float],
     top: float,
     curves: Sequence[Sequence[float]],
-    start: int,
     title: str,
     axis: str,
 ) -> None:
@@ -121,7 +120,7 @@ def _curves(
     for number in range(0, count, every):
         x = at(number, 0)[0]
         canvas.line(((x, lower), (x, lower + 4)), SOFT, 1.0)
-        canvas.text((x, lower + 8), str(start + number), 12, SOFT, "ma")
+        canvas.text((x, lower + 8), str(number), 12, SOFT, "ma")
     canvas.text(((left + right) / 2, lower + 28), f"{axis}; change of the prediction, of its norm", 12, SOFT, "ma")
     for number, values in enumerate(curves):
         colour = _colour(number, len(curves))

@@ -40,7 +40,9 @@ def memory_report(config: DiTConfig, args: argparse.Namespace, dense: Grid, spar
     p = config.patch_size
     sized = replace(config, input_size=(dense[0] * p, dense[1] * p))
     keywords: dict[str, Any] = {"batch": batch, "precision": precision, "checkpointing": args.checkpointing}
-    report: dict[str, Any] = {**keywords, "dense": training_memory(replace(sized, layout=None), **keywords).to_json()}
+    units = "bytes of one process and one micro-batch"
+    plain = training_memory(replace(sized, layout=None), **keywords).to_json()
+    report: dict[str, Any] = {**keywords, "units": units, "dense": plain}
     if sparse is not None:
         found = training_memory(sized, sparse_grid=sparse, **keywords).to_json()
         report |= {"sparse_grid": list(sparse), "sparse": found}

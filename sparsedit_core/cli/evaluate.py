@@ -32,6 +32,7 @@ from .jury import (
     picture_size,
     real_pictures,
     reality,
+    same_classes,
 )
 from .progress import bar
 
@@ -98,13 +99,17 @@ def run(args: argparse.Namespace) -> None:
     assert size is not None  # there are models or pictures
     check_classifier(jury, size, models)
     pictures = real_pictures(args, size)
+    if args.by_time is not None:
+        for _, loaded in models:
+            same_classes(pictures, loaded)
     samples = args.samples if models else given[0][1].count
     total = args.references or pictures.count or samples
     total = total + samples if pictures.count is None else min(total, pictures.count)
     with bar(total, "real pictures", "pictures") as progress:
         real = reality(pictures, jury, args, samples, progress)
-    rows = [evaluate(name, loaded, args, jury, real, space) for name, loaded in models]
-    rows += [given_row(path, found, jury, real, args.batch) for path, found in given]
+    # given pictures first: where the jury refuses them, no sampling is lost
+    judged = [given_row(path, found, jury, real, args.batch) for path, found in given]
+    rows = [evaluate(name, loaded, args, jury, real, space) for name, loaded in models] + judged
     for row in rows:
         counted = row["mean_macs"] is not None and rows[0]["mean_macs"] is not None
         row["macs_ratio"] = row["mean_macs"] / rows[0]["mean_macs"] if counted else None

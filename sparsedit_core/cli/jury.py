@@ -180,16 +180,23 @@ def check_classifier(jury: Jury, size: tuple[int, int], models: Sequence[tuple[s
             )
 
 
-def known_labels(pictures: RealPictures, loaded: Loaded, labels: Tensor | None, count: int) -> Tensor:
-    """Labels (count,) to ask a model with: those of the pictures if they are the model's classes, else the null class.
-
-    ``ValueError`` for a model without a null class.
-    """
-    if labels is not None and len(pictures.class_names) == loaded.config.num_classes:
-        return labels
+def same_classes(pictures: RealPictures, loaded: Loaded) -> bool:
+    """Whether the labels of the pictures are the model's classes; ``ValueError`` where not and without a null class."""
+    if len(pictures.class_names) == loaded.config.num_classes:
+        return True
     if not loaded.config.null_class:
         raise ValueError(
             f"the real pictures are of {len(pictures.class_names)} classes, the model knows "
             f"{loaded.config.num_classes} and no null class; give one sub-folder for each class"
         )
+    return False
+
+
+def known_labels(pictures: RealPictures, loaded: Loaded, labels: Tensor | None, count: int) -> Tensor:
+    """Labels (count,) to ask a model with: those of the pictures if they are the model's classes, else the null class.
+
+    ``ValueError`` for a model without a null class.
+    """
+    if same_classes(pictures, loaded) and labels is not None:
+        return labels
     return torch.full((count,), loaded.config.num_classes)
