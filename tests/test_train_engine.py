@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,21 @@ def test_numbers_that_are_none_end_the_run_and_keep_the_last_state(tmp_path: Pat
         go(tmp_path / "y.safetensors", source=MemorySource(bad=True), settings=options(save_every=40))
 
 
+def test_a_run_that_ends_badly_leaves_no_thread(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError) as end:
+        go(tmp_path / "x.safetensors", source=MemorySource(bad=True))
+    assert end.tb is not None  # it still holds the frames of the run
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sparsedit-data")]
+
+
+def test_the_launcher_has_no_say_in_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, launched = tmp_path / "plain.safetensors", tmp_path / "launched.safetensors"
+    go(plain)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # as `accelerate launch` with a config sets it
+    go(launched)
+    assert same(plain, launched)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "channels": ({"latent": Latent(3, 1.0, 1, "pixel")}, "kind of space pixel of the model, latent of the data"),
     "scale": ({"latent": Latent(4, 0.13, 8)}, "scaled by 0.18215 and the model works on latents scaled by 0.13"),
@@ -160,6 +176,8 @@ def test_other_misfits(tmp_path: Path) -> None:
         go(out, source=MemorySource(highest=6))
     with pytest.raises(ValueError, match=r"distill_features=1\.0 needs a teacher"):
         go(out, settings=options(distill_features=1.0))
+    with pytest.raises(ValueError, match=r"distill=0\.5 needs a teacher"):
+        go(out, settings=options(distill=0.5))
     with pytest.raises(ValueError, match=r"cannot be written to .*x\.pt"):
         go(tmp_path / "x.pt")
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from train_runs import MemorySource, options, same, tiny_run, train, weights
@@ -20,6 +21,7 @@ from sparsedit_core.checkpoint import save as checkpoint_save
 from sparsedit_core.train import progress, state
 from sparsedit_core.train.options import TrainOptions
 from sparsedit_core.train.run import Run
+from sparsedit_core.train.signals import Interrupted, StopSignals
 
 WORKER = Path(__file__).resolve().parent / "train_worker.py"
 WORKERS = options(pictures=160, precision="bf16", accumulate=2)
@@ -183,6 +185,44 @@ def test_a_full_disk_is_survived(
     assert not [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")]
 
 
+def test_a_state_whose_record_does_not_fit_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, tensors = tmp_path / "x.state", {"a": torch.zeros(3)}
+    state.save_state(folder, 1, tensors, {}, keep=1)
+    write = Path.write_text
+
+    def write_text(path: Path, *rest: Any, **keywords: Any) -> int:
+        if ".json" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *rest, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_text)
+        with pytest.raises(OSError, match="No space left"):
+            state.save_state(folder, 2, tensors, {}, keep=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001.json", "step-00000001.safetensors"]
+
+
+def test_a_machine_without_the_state_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"step-00000001\.safetensors is not on this machine.* shared disk"):
+        state.State(tmp_path / "step-00000001.safetensors", 1, {}).tensors()
+
+
+def test_no_process_leaves_before_the_state_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    save, original = Run._save, Run._step
+
+    def step(run: Run, number: int, batches: Any, signals: StopSignals) -> Any:
+        signals.received = signal.SIGTERM
+        return original(run, number, batches, signals)
+
+    monkeypatch.setattr(Run, "_step", step)
+    monkeypatch.setattr(Run, "_save", lambda run, *rest, **words: (save(run, *rest, **words), order.append("saved")))
+    monkeypatch.setattr(accelerate.Accelerator, "wait_for_everyone", lambda _: order.append("all are here"))
+    with pytest.raises(Interrupted, match="after step 1 of 10, saved as step-00000001"):
+        go(tmp_path / "x.safetensors")
+    assert order == ["saved", "all are here"]
+
+
 def test_a_disk_that_is_full_at_the_end(tmp_path: Path, ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "x.safetensors"
     with monkeypatch.context() as patch:
@@ -256,7 +296,8 @@ def test_the_log_goes_on_where_the_run_does(tmp_path: Path, monkeypatch: pytest.
             go(out, watchers=[progress.RunLog(out)])
     lines = out.with_suffix(".log.jsonl")
     assert [row["step"] for row in progress.read_log(lines)] == [1, 2, 3, 4, 5, 6, 7]
-    lines.write_text(lines.read_text() + '{"step": 8, "lo')  # killed while it wrote
+    foreign = '{"step": 1, "loss": 0.5}\n'
+    lines.write_text(foreign + lines.read_text() + '{"step": 8, "lo')  # killed while it wrote
     go(out, resume=True, watchers=[progress.RunLog(out)])
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 11))

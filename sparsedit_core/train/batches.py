@@ -6,7 +6,7 @@ Therefore a resumed run goes on with the numbers it would have had, and the numb
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -91,8 +91,11 @@ class MicroBatches:
             )
 
 
-def ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Iterator[T]:
-    """``make(number)`` for every number, each made in a second thread while the one before is worked on."""
+def ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Generator[T, None, None]:
+    """``make(number)`` for every number, each made in a second thread while the one before is worked on.
+
+    The thread ends with the numbers, or when the generator is closed.
+    """
     with ThreadPoolExecutor(1, "sparsedit-data") as pool:
         pending = None
         for number in numbers:

@@ -23,8 +23,9 @@ def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, 
     layout, schedule = loaded.layout, loaded.schedule
     if teacher is not None:
         check_teacher(teacher, loaded.model, options.distill_features)
-    elif options.distill_features:
-        raise ValueError(f"distill_features={options.distill_features} needs a teacher, a dense model of the same data")
+    elif options.distill_features or options.distill != TrainOptions.distill:
+        name = "distill_features" if options.distill_features else "distill"
+        raise ValueError(f"{name}={getattr(options, name)} needs a teacher, a dense model of the same data")
     if layout is not None and schedule is None:
         raise ValueError(
             f"the model is a SparseDiT (layout {layout}) but no schedule was given; a schedule says which token "

@@ -41,9 +41,10 @@ def train(
     the same data (distill.py). ``resume`` goes on from the newest state beside ``out``, if there is one.
     ``cpu`` computes on the CPU even where there is a faster device.
 
-    Runs in every process of ``torchrun`` or ``accelerate launch``; only the main one writes. Raises ValueError for
-    settings that do not fit and where accelerate is missing, FloatingPointError when the loss is no number, Interrupted
-    after SIGINT or SIGTERM, OSError when the finished model cannot be written.
+    Runs in every process of ``torchrun`` or ``accelerate launch``; only the main one writes, and all of them read the
+    state of a resumed run. Raises ValueError for settings that do not fit and where accelerate is missing,
+    FloatingPointError when the loss is no number, Interrupted after SIGINT or SIGTERM, OSError when the finished model
+    cannot be written or a process does not see the state.
     """
     out = Path(out)
     check_run(loaded, out, source, options, teacher)
@@ -71,9 +72,12 @@ def accelerator_for(precision: Precision, cpu: bool) -> Iterator[Any]:
     kept, process = accelerate.state.AcceleratorState, accelerate.state.PartialState
     ours = not kept._shared_state  # else its owner has set it up, and accelerate checks that ours is the same
     first = not process._shared_state  # it holds the device: a later run may want another one
+    whole = accelerate.utils.GradientAccumulationPlugin(num_steps=1)  # else a setting of `accelerate launch` divides
     try:
         try:
-            accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=cpu)
+            accelerator = accelerate.Accelerator(
+                mixed_precision=precision, cpu=cpu, gradient_accumulation_plugin=whole
+            )
         except ValueError as error:
             raise ValueError(f"precision={precision} cannot be used here: {error}") from error
         if precision != "no" and not accelerator.native_amp:  # accelerate would compute in full precision then

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class Progress:
     grid: Grid | None
     images_per_second: float
     seconds: float
+
+
+_NAMES = {item.name for item in fields(Progress)}
+_NUMBERS = ("step", "steps", "pictures", "loss", "seconds")
 
 
 class Watcher(Protocol):
@@ -85,7 +89,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and all(isinstance(row.get(name), (int, float)) for name in ("step", "loss")):
+        if isinstance(row, dict) and row.keys() >= _NAMES and all(isinstance(row[n], (int, float)) for n in _NUMBERS):
             rows.append(row)
     return rows
 

@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -100,7 +100,7 @@ class Run:
         self._tell(lambda watcher: watcher.resumed(self.done))
 
     def loop(self, signals: StopSignals) -> None:
-        """All steps that are left, with saves in between and at the end."""
+        """All steps that are left, from micro-batches that a thread makes ahead."""
         options, accelerator = self.options, self.accelerator
         first = accelerator.process_index * options.accumulate
         wanted = (
@@ -108,7 +108,13 @@ class Run:
             for step in range(self.done, options.steps)
             for part in range(options.accumulate)
         )
-        batches = ahead(self.batches, wanted)
+        with closing(ahead(self.batches, wanted)) as batches:  # its thread ends with the run, however that ends
+            self._steps(batches, signals)
+        accelerator.wait_for_everyone()
+
+    def _steps(self, batches: Iterator[MicroBatch], signals: StopSignals) -> None:
+        """Step after step, with saves in between and at the end."""
+        options, accelerator = self.options, self.accelerator
         for step in range(self.done, options.steps):
             start = time.perf_counter()
             progress, stop = self._step(step, batches, signals)
@@ -121,8 +127,8 @@ class Run:
             if last or stop or progress.pictures % options.save_every < options.batch:
                 self._save(progress, must=last)
             if stop and not last:
+                accelerator.wait_for_everyone()  # where one process has ended, launchers soon kill the one that saves
                 raise Interrupted(stop, step + 1, options.steps, self.saved)
-        accelerator.wait_for_everyone()
 
     def _step(self, step: int, batches: Iterator[MicroBatch], signals: StopSignals) -> tuple[Progress, int]:
         """One optimiser step; what is to tell of it, and the signal that some process has had (0 for none)."""

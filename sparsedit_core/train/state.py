@@ -6,7 +6,6 @@ former. Both appear complete or not at all, the JSON last: a pair whose parts do
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..atomic import replacing
+from .data.shards import file_sha256
 
 VERSION = 1
 log = logging.getLogger("sparsedit")
@@ -33,7 +33,12 @@ class State:
     facts: dict[str, Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors on the CPU, mapped from the file."""
+        """Its tensors on the CPU, mapped from the file; ``FileNotFoundError`` where this process does not see it."""
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"the state {self.path} is not on this machine; several machines resume a run from a folder that all "
+                "of them see, on a shared disk"
+            )
         return load_file(self.path)
 
 
@@ -52,11 +57,15 @@ def save_state(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: di
     try:
         with replacing(path) as temporary:
             save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary)
-        record = {"version": VERSION, "step": step, "sha256": _checksum(path), "facts": facts}
-        with replacing(_record(path)) as temporary:
-            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except SafetensorError as error:  # how safetensors reports errors of the system
         raise OSError(f"cannot write {path}: {error}") from error
+    try:
+        record = {"version": VERSION, "step": step, "sha256": file_sha256(path), "facts": facts}
+        with replacing(_record(path)) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError:
+        path.unlink(missing_ok=True)  # without a record it is no state, but would be kept in the place of one
+        raise
     _prune(folder, keep)
     return path
 
@@ -99,7 +108,7 @@ def _read(path: Path) -> State:
     record = json.loads(_record(path).read_text(encoding="utf-8"))
     if record["version"] != VERSION:
         raise ValueError(f"it has version {record['version']!r}, this program reads {VERSION}")
-    found = _checksum(path)
+    found = file_sha256(path)
     if found != record["sha256"]:
         raise ValueError(f"its checksum is {found[:12]}..., its record says {record['sha256'][:12]}...")
     return State(path, int(record["step"]), dict(record["facts"]))
@@ -126,11 +135,3 @@ def _record(path: Path) -> Path:
 
 def _number(path: Path) -> int:
     return int(path.stem.removeprefix("step-"))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
