@@ -14,6 +14,7 @@ from cli_models import Cli, save_pixels
 from PIL import Image
 
 import sparsedit_core as sd
+from sparsedit_core.cli.watching import TensorBoard
 from sparsedit_core.train import progress
 
 SMALL = ("--hidden-size", 16, "--heads", 2, "--depth", 5, "--patch-size", 8)
@@ -147,6 +148,20 @@ def test_tensorboard_is_an_extra(cli: Cli, tmp_path: Path, monkeypatch: pytest.M
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
     assert events.Scalars("rate")[-1].value == pytest.approx(sd_rate(3))
+
+
+def test_tensorboard_has_everything_of_a_run_that_ends_badly(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with TensorBoard(tmp_path) as board:
+        board.resumed(0)
+        row = progress.Progress(1, 9, 4, 0.5, 0.25, 2.0, 1e-3, (3, 2), 10.0, 0.1)
+        board.step(row, None)  # type: ignore[arg-type]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.value for event in events.Scalars("step_loss")] == [0.25]
+    assert [event.value for event in events.Scalars("sparse_tokens")] == [6]
 
 
 def test_no_accelerate_is_one_sentence(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from ..checkpoint import Loaded, load_checkpoint
 from ..config import DiTConfig
 from ..dit import DiT
 from ..layout import SegmentLayout
+from ..train.data import PROCEDURAL
 from ..train.objective import PREDICTIONS
+from ..train.options import TrainOptions
 from ..train.source import ProceduralSource, Source
 from ..train.train_judge import save_judge, train_classifier
 from . import options
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     options.set_threads(args)
     check_ending(args.out or args.classifier, ".safetensors")
     if args.classifier is not None:
+        _check_classifier(args)
         _classifier(args)
         return
     source = source_from(args)
@@ -103,6 +107,17 @@ def _config(args: argparse.Namespace, source: Source) -> DiTConfig:
         learn_sigma=PREDICTIONS.get(args.objective) == "eps",
         layout=None if args.layout is None else SegmentLayout.parse(args.layout),
     )
+
+
+def _check_classifier(args: argparse.Namespace) -> None:
+    usual = {item.name: item.default for item in fields(TrainOptions) if item.name != "seed"} | {"data": PROCEDURAL}
+    flags = (*SHAPE, "init", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
+    for name, default in (usual | dict.fromkeys(flags)).items():
+        if (getattr(args, name) or None) != (default or None):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is about models; the classifier learns the procedural pictures, with "
+                "--classifier-steps, --classifier-batch and --seed"
+            )
 
 
 def _classifier(args: argparse.Namespace) -> None:

@@ -116,7 +116,7 @@ def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts
         if args.sheet_every is not None:
             watchers.append(Sheets(args.out.with_suffix(".sheets"), loaded, args.sheet_every, args.seed))
         if args.tensorboard is not None:
-            watchers.append(TensorBoard(args.tensorboard))
+            watchers.append(stack.enter_context(TensorBoard(args.tensorboard)))
         watchers.append(stack.enter_context(Bar(settings)))
         try:
             train(

@@ -105,12 +105,22 @@ def sample_sheet(loaded: Loaded, seed: int, below: str) -> Any:
 
 
 class TensorBoard:
-    """The curves for TensorBoard; ``ValueError`` names the extra where it is not installed."""
+    """The curves for TensorBoard; ``ValueError`` names the extra where it is not installed.
+
+    They are all in the file once its context is left, also by an error.
+    """
 
     def __init__(self, folder: Path) -> None:
         imported("tensorboard", "tensorboard")
         self.folder = folder
         self.writer: Any = None
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
     def resumed(self, step: int) -> None:
         """See train/progress.py; what an ended run wrote of later steps is hidden by TensorBoard."""
