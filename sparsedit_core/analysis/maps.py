@@ -82,9 +82,9 @@ def map_statistics(q: Tensor, k: Tensor, heads: int, queries: Grid, keys: Grid, 
         # -0 log 0 is 0, also where the logarithm is minus infinity
         entropy = -torch.where(maps > 0, maps * logs, 0.0).sum(dim=(0, 2, 3))
         reach = (maps * distance[part]).sum(dim=(0, 2, 3))
-        sums += torch.stack([departure, entropy, reach]).double().cpu()
+        sums += torch.stack([departure, entropy, reach]).cpu().double()  # in this order: not every device has float64
     departure, entropy, reach = sums / (batch * q.shape[2])
-    whole = float(distance.double().mean())
+    whole = float(distance.cpu().double().mean())
     # a single key, or all tokens in one place: there is nothing but the uniform map
     entropy = entropy / math.log(count) if count > 1 else torch.ones_like(entropy)
     reach = reach / whole if whole > 0 else torch.ones_like(reach)

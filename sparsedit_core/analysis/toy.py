@@ -41,8 +41,9 @@ def relative_change(changed: Tensor, before: Tensor) -> float:
     Squares, because the effects of several blocks add up in squares where they are independent. ``ArithmeticError``
     where the prediction is zero or not finite, so that there is nothing to compare with.
     """
-    energy = float(before.double().square().sum())
-    value = float((changed.double() - before.double()).square().sum()) / energy if energy > 0 else float("nan")
+    changed, before = changed.cpu().double(), before.cpu().double()  # in this order: not every device has float64
+    energy = float(before.square().sum())
+    value = float((changed - before).square().sum()) / energy if energy > 0 else float("nan")
     if not value < float("inf"):
         raise ArithmeticError(
             f"the model's prediction has the energy {energy:g} and changed by {value:g} of it; there is nothing to "

@@ -87,7 +87,7 @@ def errors_by_time(
             else:
                 index = torch.full((len(x0),), _timestep(time), device=x0.device)
                 losses = training_losses(Diffusion(), model_fn, x0, index, eps)
-            parts.append(losses["mse"].double().cpu())
+            parts.append(losses["mse"].cpu().double())
             progress(len(x0))
         errors = torch.cat(parts)
         if not bool(torch.isfinite(errors).all()):
