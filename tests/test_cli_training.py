@@ -98,8 +98,9 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     out, model = tmp_path / "x.safetensors", save_pixels(tmp_path / "model.safetensors")
     assert "--classifier" in cli.refuses("train")
     assert "--classifier" in cli.refuses("train", out, "--classifier", out)
-    for flags in (("--data", tmp_path), ("--resume",), ("--pictures", 5), ("--depth", 2), ("--cpu",)):
-        assert f"{flags[0]} is about models" in cli.refuses("train", "--classifier", out, "--classifier-steps", 1, *flags)
+    for flags in (("--data", tmp_path), ("--resume",), ("--pictures", 5), ("--depth", 2), ("--cpu",), RATES):
+        sentence = cli.refuses("train", "--classifier", out, "--classifier-steps", 1, *flags)
+        assert f"{flags[0]} is about models" in sentence
     assert ".safetensors" in cli.refuses("train", tmp_path / "x.pt")
     assert "heads" in cli.refuses("train", out, *SMALL, "--heads", 3)
     assert "leave out --depth" in cli.refuses("train", out, "--init", model, "--depth", 5)

@@ -16,9 +16,9 @@ from .pictures import CLASS_NAMES, SIDE, pictures
 PIXELS = Latent(channels=3, scale=0.5, factor=1, kind="pixel")
 """The space of the procedural pictures: RGB in -1..1, halved.
 
-A picture of 64 x 64 pixels is told from noise earlier than a latent of 32 x 32, since four times as many values show the
-same things; at half the contrast the decisions are spread over the sampling again (Hoogeboom et al., simple diffusion,
-2023).
+A picture of 64 x 64 pixels is told from noise earlier than a latent of 32 x 32, since four times as many values show
+the same things; at half the contrast the decisions are spread over the sampling again (Hoogeboom et al., simple
+diffusion, 2023).
 """
 
 
