@@ -33,6 +33,11 @@ def test_a_picture_depends_on_seed_split_and_index_only():
         assert not any(torch.equal(a, b) for a in images for b in other[0])
 
 
+def test_a_picture_that_changes_needs_a_new_version():
+    images, _ = pictures(0, 50)
+    assert (module.VERSION, round(float(images.double().square().mean()), 4)) == (2, 0.4284)
+
+
 def test_indices_have_no_visible_end():
     images, _ = pictures([10**12, 2**62], seed=-3)
     assert torch.isfinite(images).all()

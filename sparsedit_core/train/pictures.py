@@ -22,6 +22,9 @@ from torch import Tensor
 Array = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
+VERSION = 2
+"""Counts up whenever a picture changes; part of the fingerprint that trained files and runs keep."""
+
 SIDE = 64
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "star", "ring")
 TEXTURES: tuple[str, ...] = ("striped", "checkered")
@@ -136,7 +139,7 @@ def _geometry(draw: _Uniform, classes: Integers) -> tuple[Array, Array]:
 
 
 def _texture(draw: _Uniform, classes: Integers) -> Array:
-    """1 where the first colour is: stripes along one of the diagonals, or squares, in the same place in all pictures."""
+    """1 where the first colour is: stripes along a diagonal or squares, in the same place in all pictures."""
     pixel = np.arange(SIDE)
     across, down = pixel[None, None, :], pixel[None, :, None]
     stripes = np.where(draw(5) < 0.5, across + down, across - down) // _BAND % 2
