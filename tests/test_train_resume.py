@@ -14,6 +14,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+from cli_models import keyboard
 from train_runs import MemorySource, options, same, tiny_run, train, weights
 
 from sparsedit_core.checkpoint import load_checkpoint
@@ -82,9 +83,10 @@ def broken_run(out: Path, monkeypatch: pytest.MonkeyPatch, at: int = 7) -> Path:
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, whole: Path) -> None:
     number, out = signal.Signals[name], tmp_path / "x.safetensors"
-    child = subprocess.Popen(
-        [sys.executable, str(WORKER), "slow", str(out)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    with keyboard():  # else a child of tests in the background inherits that SIGINT is ignored
+        child = subprocess.Popen(
+            [sys.executable, str(WORKER), "slow", str(out)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
     assert child.stdout is not None
     lines = []
     for line in child.stdout:
