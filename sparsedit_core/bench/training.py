@@ -28,7 +28,7 @@ from ..train.batches import MicroBatch, MicroBatches
 from ..train.engine import train
 from ..train.objective import Objective, objective_name
 from ..train.options import TrainOptions
-from ..train.progress import Progress
+from ..train.progress import Progress, Watcher
 from ..train.source import Source
 
 _WARM_UP = 3  # steps of a stretch before the clock starts: memory is allocated, the first batch is made
@@ -166,16 +166,13 @@ class _Clock:
         return Stretch(time.perf_counter() - self.start[0], time.process_time() - self.start[1])
 
 
-class _Timer:
+class _Timer(Watcher):
     """A watcher that times the steps after the warm-up and then ends the run."""
 
     def __init__(self, case: TrainCase) -> None:
         self.device, self.steps = torch.device(case.device), case.steps
         self.clock: _Clock | None = None
         self.stretch: Stretch | None = None
-
-    def resumed(self, step: int) -> None:
-        """A new run begins."""
 
     def step(self, progress: Progress, _: object) -> None:
         """See :class:`..train.progress.Watcher`."""
@@ -184,9 +181,6 @@ class _Timer:
         elif progress.step == _WARM_UP + self.steps and self.clock is not None:
             self.stretch = self.clock.read()
             raise _Enough
-
-    def saved(self, progress: Progress) -> None:
-        """Nothing is saved in a stretch."""
 
 
 def _loop_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded) -> Stretch:

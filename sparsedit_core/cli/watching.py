@@ -18,14 +18,14 @@ from ..sampling import SampleOptions, initial_noise, sample
 from ..sheets import grid_sheet, to_pictures
 from ..train.curves import draw_curves
 from ..train.options import TrainOptions
-from ..train.progress import Progress, RunLog
+from ..train.progress import Progress, RunLog, Watcher
 from .files import write_png
 from .sample import caption, view
 
 SHEET_STEPS, SHEET_GUIDANCE, SHEET_CLASSES = 20, 1.5, 10
 
 
-class Bar:
+class Bar(Watcher):
     """Pictures, loss, pictures per second and the time left, on stderr."""
 
     def __init__(self, settings: TrainOptions) -> None:
@@ -49,21 +49,12 @@ class Bar:
         self.bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
         self.bar.update(progress.pictures - self.bar.n)
 
-    def saved(self, _: Progress) -> None:
-        """See train/progress.py."""
 
-
-class Curves:
+class Curves(Watcher):
     """The curves of the log as a picture, drawn again at every save."""
 
     def __init__(self, path: Path, log: RunLog) -> None:
         self.path, self.log = path, log
-
-    def resumed(self, _: int) -> None:
-        """See train/progress.py."""
-
-    def step(self, _: Progress, __: DiT) -> None:
-        """See train/progress.py."""
 
     def saved(self, _: Progress) -> None:
         """See train/progress.py."""
@@ -71,14 +62,11 @@ class Curves:
             write_png(self.path, draw_curves(self.log.rows, title=self.log.table_path.name.removesuffix(".loss.csv")))
 
 
-class Sheets:
+class Sheets(Watcher):
     """Samples of the averaged weights every ``every`` steps, always of the same noise."""
 
     def __init__(self, folder: Path, loaded: Loaded, every: int, seed: int) -> None:
         self.folder, self.loaded, self.every, self.seed = folder, loaded, every, seed
-
-    def resumed(self, _: int) -> None:
-        """See train/progress.py."""
 
     def step(self, progress: Progress, averaged: DiT) -> None:
         """See train/progress.py."""
@@ -87,9 +75,6 @@ class Sheets:
             below = f"after step {progress.step}, seed {self.seed}, {SHEET_STEPS} steps, guidance {SHEET_GUIDANCE}"
             sheet = sample_sheet(loaded, self.seed, below)
             write_png(self.folder / f"step-{progress.step:08d}.png", sheet)
-
-    def saved(self, _: Progress) -> None:
-        """See train/progress.py."""
 
 
 def sample_sheet(loaded: Loaded, seed: int, below: str) -> Any:
@@ -104,7 +89,7 @@ def sample_sheet(loaded: Loaded, seed: int, below: str) -> Any:
     return grid_sheet(pictures, captions, columns=5, title="Samples of the averaged weights", below=below)
 
 
-class TensorBoard:
+class TensorBoard(Watcher):
     """The curves for TensorBoard; ``ValueError`` names the extra where it is not installed.
 
     They are all in the file once its context is left, also by an error.

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..atomic import replacing
 from ..dit import DiT
@@ -36,8 +36,8 @@ _NAMES = {item.name for item in fields(Progress)}
 _NUMBERS = ("step", "steps", "pictures", "loss", "seconds")
 
 
-class Watcher(Protocol):
-    """Looks at a run; called in the main process only. Its OSError or ArithmeticError is warned of."""
+class Watcher:
+    """Looks at a run, by what a subclass overrides; main process only. Its OSError or ArithmeticError is warned of."""
 
     def resumed(self, step: int, /) -> None:
         """The run goes on after ``step`` steps; 0 for a new one."""
@@ -49,7 +49,7 @@ class Watcher(Protocol):
         """The model was written."""
 
 
-class RunLog:
+class RunLog(Watcher):
     """``OUT.log.jsonl``: a line of every 50 steps, appended at once; ``OUT.loss.csv``: the losses, at every save.
 
     A resumed run goes on in both files, after the lines of the steps it goes on from.
