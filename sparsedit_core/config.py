@@ -1,33 +1,34 @@
-"""What a DiT is built from."""
+"""What a backbone is built from: DiT and PixArt share most of it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from .layout import SegmentLayout
 
-Semantics = Literal["original", "diffusers"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-_COUNTS = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes", "sparse_side")
+Semantics = Literal["original", "diffusers"]
+Family = Literal["dit", "pixart"]
+
 _MAX_MLP_RATIO = 64
+_MAX_SCALE = 1000.0
 
 
 @dataclass(frozen=True)
-class DiTConfig:
-    """Shapes of a DiT (Peebles and Xie 2023, table 1) and, with a layout, of a SparseDiT.
+class BackboneConfig:
+    """What every backbone has: shapes of the dense transformer and, with a layout, how it is made sparse.
 
-    ``input_size``           (height, width) of the latent that the position table belongs to; other sizes resample it
-    ``null_class``           the label table has one row more than ``num_classes`` for "no class"
+    ``input_size``           (height, width) of the latent that the positions belong to; other sizes are possible
     ``learn_sigma``          output has ``2 * in_channels`` channels, the second half interpolates the variance
     ``layout``               ``None`` is the dense model
     ``sparse_side``          side of the sparse token grid used when the caller gives none (official ``semantic_size``)
-    ``reinject_positions``   add the position table again where tokens become sparse and dense (the paper's text; the
+    ``reinject_positions``   add the positions again where tokens become sparse and dense (the paper's text; the
                              released code does not, so files in its format keep ``False``)
-    ``semantics``            ``"diffusers"``: timestep frequencies i/127 and epsilon 1e-5 in the second norm, as the
-                             diffusers class computes them; ``"original"``: i/128 and 1e-6
     """
 
     input_size: tuple[int, int] = (32, 32)
@@ -37,13 +38,17 @@ class DiTConfig:
     depth: int = 28
     num_heads: int = 16
     mlp_ratio: float = 4.0
-    num_classes: int = 1000
-    null_class: bool = True
     learn_sigma: bool = True
     layout: SegmentLayout | None = None
     sparse_side: int = 8
     reinject_positions: bool = False
-    semantics: Semantics = "original"
+
+    family: ClassVar[Family]
+    """The backbone's name, as checkpoints store it."""
+    _counts: ClassVar[tuple[str, ...]] = (
+        "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "sparse_side"
+    )  # fmt: skip
+    _switches: ClassVar[tuple[str, ...]] = ("learn_sigma", "reinject_positions")
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -61,11 +66,11 @@ class DiTConfig:
 
     def _check_values(self) -> None:
         """Each value by itself: configs also come out of files."""
-        counts = {name: getattr(self, name) for name in _COUNTS}
+        counts = {name: getattr(self, name) for name in self._counts}
         for name, value in (counts | dict(zip(("height", "width"), self.input_size, strict=True))).items():
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of 1 or more")
-        for name in ("null_class", "learn_sigma", "reinject_positions"):
+        for name in self._switches:
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         ratio = self.mlp_ratio
@@ -73,8 +78,6 @@ class DiTConfig:
             raise ValueError(f"mlp_ratio is {ratio!r}; it must be a number above 0, at most {_MAX_MLP_RATIO}")
         if self.mlp_hidden < 1:
             raise ValueError(f"mlp_ratio {ratio:g} leaves the hidden size {self.hidden_size} no MLP; give a larger one")
-        if self.semantics not in get_args(Semantics):
-            raise ValueError(f"semantics is {self.semantics!r}; expected one of {', '.join(get_args(Semantics))}")
 
     @property
     def out_channels(self) -> int:
@@ -96,7 +99,7 @@ class DiTConfig:
         return asdict(self) | {"input_size": list(self.input_size), "layout": self.layout and str(self.layout)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> DiTConfig:
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The inverse of :meth:`to_json`; unknown names are an error, so that a newer file is not half understood."""
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
@@ -109,6 +112,72 @@ class DiTConfig:
         if values.get("layout") is not None:
             values["layout"] = SegmentLayout.parse(values["layout"])
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class DiTConfig(BackboneConfig):
+    """A class-conditional DiT (Peebles and Xie 2023, table 1) or SparseDiT.
+
+    ``null_class``   the label table has one row more than ``num_classes`` for "no class"
+    ``semantics``    ``"diffusers"``: timestep frequencies i/127 and epsilon 1e-5 in the second norm, as the diffusers
+                     class computes them; ``"original"``: i/128 and 1e-6
+    """
+
+    num_classes: int = 1000
+    null_class: bool = True
+    semantics: Semantics = "original"
+
+    family: ClassVar[Family] = "dit"
+    _counts: ClassVar[tuple[str, ...]] = (*BackboneConfig._counts, "num_classes")
+    _switches: ClassVar[tuple[str, ...]] = (*BackboneConfig._switches, "null_class")
+
+    def _check_values(self) -> None:
+        super()._check_values()
+        if self.semantics not in get_args(Semantics):
+            raise ValueError(f"semantics is {self.semantics!r}; expected one of {', '.join(get_args(Semantics))}")
+
+
+@dataclass(frozen=True)
+class PixArtConfig(BackboneConfig):
+    """A text-conditional PixArt-alpha or PixArt-Sigma (Chen et al. 2023, 2024), dense or sparse.
+
+    ``input_size``          latent size of training; its token grid is the ``base_size`` of the positions
+    ``position_scale``      the positions' interpolation (``lewei_scale``, ``pe_interpolation``): along a side of n
+                            tokens token i has the position i * base / n / scale, at every n
+    ``caption_channels``    width of the text encoder's features
+    ``caption_tokens``      rows of the stored null caption, 0 if the file has none
+    ``micro_conditioning``  picture size and aspect ratio are conditions (PixArt-alpha 1024 px)
+    ``qk_norm``             queries and keys of self-attention are normalised
+    """
+
+    caption_channels: int = 4096
+    caption_tokens: int = 120
+    micro_conditioning: bool = False
+    qk_norm: bool = False
+    position_scale: float = 1.0
+
+    family: ClassVar[Family] = "pixart"
+    _counts: ClassVar[tuple[str, ...]] = (*BackboneConfig._counts, "caption_channels")
+    _switches: ClassVar[tuple[str, ...]] = (*BackboneConfig._switches, "micro_conditioning", "qk_norm")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_conditioning and self.hidden_size % 3:
+            raise ValueError(
+                f"hidden size {self.hidden_size} is no multiple of 3, which size and aspect conditions are cut into"
+            )
+
+    def _check_values(self) -> None:
+        super()._check_values()
+        if type(self.caption_tokens) is not int or self.caption_tokens < 0:
+            raise ValueError(f"caption_tokens is {self.caption_tokens!r}; it must be a whole number of 0 or more")
+        scale = self.position_scale
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 / _MAX_SCALE <= scale <= _MAX_SCALE:
+            raise ValueError(f"position_scale is {scale!r}; it must be a number above 0, such as 0.5, 1, 2 or 4")
+
+
+CONFIGS: dict[str, type[BackboneConfig]] = {config.family: config for config in (DiTConfig, PixArtConfig)}
+"""The config of every family."""
 
 
 def check_side(side: int, dense: tuple[int, int]) -> int:

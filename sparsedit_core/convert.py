@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from .config import DiTConfig
-from .dit import DiT
+from .backbone import Backbone
+from .backbones import new_model
+from .config import BackboneConfig
 from .layout import Role, SegmentLayout
 
 Fusion = Literal["official", "identity"]
+ConfigT = TypeVar("ConfigT", bound=BackboneConfig)
 _QKV = re.compile(r"(.*blocks\.(\d+)\.attn)\.qkv\.(weight|bias)")
+_QK_NORM = re.compile(r".*blocks\.(\d+)\.attn\.[qk]_norm\.(weight|bias)")
 
 
 def convert_config(
-    config: DiTConfig, layout: SegmentLayout, *, sparse_side: int = 8, reinject_positions: bool = False
-) -> DiTConfig:
+    config: ConfigT, layout: SegmentLayout, *, sparse_side: int = 8, reinject_positions: bool = False
+) -> ConfigT:
     """The dense model's config with a layout; ``ValueError`` if it has one already or the depths differ."""
     if config.layout is not None:
         raise ValueError(f"the model is a SparseDiT already (layout {config.layout}); give a dense model to convert")
@@ -53,6 +56,9 @@ def convert_state(
     roles = layout.roles
     result: dict[str, Tensor] = {}
     for key, value in state.items():
+        norm = _QK_NORM.fullmatch(key)
+        if norm is not None and roles[int(norm[1])] == "pooled":
+            continue  # pooled attention has no queries and keys
         match = _QKV.fullmatch(key)
         if match is None:
             result[key] = value
@@ -70,13 +76,13 @@ def convert_state(
 
 
 def convert_dense(
-    model: DiT,
+    model: Backbone,
     layout: SegmentLayout | str,
     *,
     sparse_side: int = 8,
     fusion: Fusion = "official",
     reinject_positions: bool = False,
-) -> DiT:
+) -> Backbone:
     """A SparseDiT in its initial state, from a dense model of the same depth; the dense model is left alone.
 
     Every tensor is copied: the two share no memory. ``reinject_positions`` builds the paper's text instead of its
@@ -86,7 +92,9 @@ def convert_dense(
     config = convert_config(model.config, layout, sparse_side=sparse_side, reinject_positions=reinject_positions)
     state = convert_state(model.state_dict(), layout, fusion=fusion)
     with torch.device("meta"):
-        sparse = DiT(config)
+        sparse = new_model(config)
     sparse.load_state_dict({key: value.clone() for key, value in state.items()}, assign=True)
-    sparse.pos_embed.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and name in state:
+            sparse.get_parameter(name).requires_grad_(False)
     return sparse.train(model.training)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from .config import DiTConfig, check_side
+from .config import BackboneConfig, DiTConfig, check_side
 from .layout import Role, SegmentLayout
 from .tokens import Grid, check_grid, default_sparse_grid
 
@@ -28,7 +28,7 @@ Parts = Counter[tuple[str, str]]
 NORM, FREQUENCIES = 4, 256  # element-wise operations of a LayerNorm; width of the timestep features
 
 _WIDTHS = {"XL": (1152, 28, 16), "L": (1024, 24, 16), "B": (768, 12, 12), "S": (384, 12, 6)}
-MODELS: dict[str, DiTConfig] = {
+MODELS: dict[str, BackboneConfig] = {
     f"DiT-{name}/{patch}": DiTConfig(hidden_size=width, depth=depth, num_heads=heads, patch_size=patch)
     for name, (width, depth, heads) in _WIDTHS.items()
     for patch in (2, 4, 8)
@@ -78,7 +78,7 @@ class Cost:
 
 
 def macs(
-    model: str | DiTConfig,
+    model: str | BackboneConfig,
     image_size: int | tuple[int, int] | None = None,
     layout: SegmentLayout | str | None = None,
     sparse_side: int | None = None,
@@ -114,7 +114,7 @@ def macs(
     return Cost(_sums(parts, 1), _sums(parts, 0), convention, dense, sparse)
 
 
-def model_config(model: str | DiTConfig, layout: SegmentLayout | str | None = None) -> DiTConfig:
+def model_config(model: str | BackboneConfig, layout: SegmentLayout | str | None = None) -> BackboneConfig:
     """The config behind a name of :data:`MODELS` (or a config as it is), with ``layout`` if one is given."""
     if isinstance(model, str):
         if model not in MODELS:
@@ -126,7 +126,7 @@ def model_config(model: str | DiTConfig, layout: SegmentLayout | str | None = No
 
 
 def token_grid(
-    config: DiTConfig, image_size: int | tuple[int, int] | None, *, factor: int | None = None
+    config: BackboneConfig, image_size: int | tuple[int, int] | None, *, factor: int | None = None
 ) -> Grid:
     """Dense token grid (rows, columns) of a picture in pixels; parts of a latent pixel are cut off."""
     factor = (1 if config.in_channels == 3 else 8) if factor is None else factor
@@ -149,7 +149,7 @@ def _sums(parts: Parts, key: int) -> dict[str, int]:
     return {name: value for name, value in sums.items() if value}
 
 
-def _count(config: DiTConfig, dense: Grid, sparse: Grid, convention: Convention) -> Parts:
+def _count(config: BackboneConfig, dense: Grid, sparse: Grid, convention: Convention) -> Parts:
     executed = convention == "executed"
     parts = _outside(config, dense[0] * dense[1], executed)
     N, M = dense[0] * dense[1], sparse[0] * sparse[1]
@@ -169,7 +169,7 @@ def _count(config: DiTConfig, dense: Grid, sparse: Grid, convention: Convention)
     return parts
 
 
-def _outside(config: DiTConfig, N: int, executed: bool) -> Parts:
+def _outside(config: BackboneConfig, N: int, executed: bool) -> Parts:
     C, patch = config.hidden_size, config.patch_size**2
     return Counter(
         {
@@ -181,7 +181,7 @@ def _outside(config: DiTConfig, N: int, executed: bool) -> Parts:
     )
 
 
-def _pooling(config: DiTConfig, dense: Grid, sparse: Grid, executed: bool) -> Parts:
+def _pooling(config: BackboneConfig, dense: Grid, sparse: Grid, executed: bool) -> Parts:
     """Tokens to the sparse grid: two averaging matrices (tokens.pool), or one operation per element."""
     C, (H, W), (h, w) = config.hidden_size, dense, sparse
     if not executed:
@@ -190,7 +190,7 @@ def _pooling(config: DiTConfig, dense: Grid, sparse: Grid, executed: bool) -> Pa
     return Counter({("generation", "pooling"): once * (2 if config.reinject_positions else 1)})
 
 
-def _block(config: DiTConfig, role: Role, n: int, m: int, convention: Convention) -> Parts:
+def _block(config: BackboneConfig, role: Role, n: int, m: int, convention: Convention) -> Parts:
     """One block on n tokens whose keys and values come from m tokens."""
     C = config.hidden_size
     executed, crossed = convention == "executed", role in ("generation", "recovery")

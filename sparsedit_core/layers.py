@@ -16,15 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+Attention = Callable[..., Tensor]
+"""(q, k, v, heads) and, where some keys are to be left out, a mask (B, keys) that is true at the others."""
 
 TORCH_OPS = SimpleNamespace(Linear=nn.Linear, Conv2d=nn.Conv2d, LayerNorm=nn.LayerNorm, Embedding=nn.Embedding)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of (B, M, C) queries over (B, N, C) keys and values; result (B, M, C)."""
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Multi-head attention of (B, M, C) queries over (B, N, C) keys and values; result (B, M, C).
+
+    ``mask`` (B, N) is true at the keys that count; every row must have one.
+    """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))  # (B, heads, tokens, C/heads)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    bias = None if mask is None else mask[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -32,25 +37,38 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-class SelfAttention(nn.Module):
+class QKNorm(nn.Module):
+    """Base of attentions that may normalise queries and keys over all heads (PixArt-Sigma's ``qk_norm``)."""
+
+    def __init__(self, dim: int, *, qk_norm: bool, ops: Any, **kw: Any) -> None:
+        super().__init__()
+        self.q_norm = ops.LayerNorm(dim, **kw) if qk_norm else nn.Identity()
+        self.k_norm = ops.LayerNorm(dim, **kw) if qk_norm else nn.Identity()
+
+
+class SelfAttention(QKNorm):
     """Ordinary attention among the tokens of x, one fused projection (dense and sparse blocks)."""
 
-    def __init__(self, dim: int, heads: int, *, ops: Any, attention: Attention, **kw: Any) -> None:
-        super().__init__()
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, ops: Any, attention: Attention, **kw: Any
+    ) -> None:
+        super().__init__(dim, qk_norm=qk_norm, ops=ops, **kw)
         self.heads, self.attention = heads, attention
         self.qkv = ops.Linear(dim, 3 * dim, **kw)
         self.proj = ops.Linear(dim, dim, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(self.attention(q, k, v, self.heads))  # type: ignore[no-any-return]
+        return self.proj(self.attention(self.q_norm(q), self.k_norm(k), v, self.heads))  # type: ignore[no-any-return]
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(QKNorm):
     """Queries from x (B, M, C), keys and values from ``context`` (B, N, C) (generation and recovery blocks)."""
 
-    def __init__(self, dim: int, heads: int, *, ops: Any, attention: Attention, **kw: Any) -> None:
-        super().__init__()
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, ops: Any, attention: Attention, **kw: Any
+    ) -> None:
+        super().__init__(dim, qk_norm=qk_norm, ops=ops, **kw)
         self.heads, self.attention = heads, attention
         self.q = ops.Linear(dim, dim, **kw)
         self.kv = ops.Linear(dim, 2 * dim, **kw)
@@ -58,7 +76,27 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         k, v = self.kv(context).chunk(2, dim=-1)
-        return self.proj(self.attention(self.q(x), k, v, self.heads))  # type: ignore[no-any-return]
+        q = self.q_norm(self.q(x))
+        return self.proj(self.attention(q, self.k_norm(k), v, self.heads))  # type: ignore[no-any-return]
+
+
+class TextAttention(nn.Module):
+    """PixArt's cross-attention: queries from x (B, M, C), keys and values from text tokens (B, L, C).
+
+    The names are PixArt's. ``mask`` (B, L) is true at the text tokens that count.
+    """
+
+    def __init__(self, dim: int, heads: int, *, ops: Any, attention: Attention, **kw: Any) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.q_linear = ops.Linear(dim, dim, **kw)
+        self.kv_linear = ops.Linear(dim, 2 * dim, **kw)
+        self.proj = ops.Linear(dim, dim, **kw)
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        k, v = self.kv_linear(text).chunk(2, dim=-1)
+        masks = () if mask is None else (mask,)
+        return self.proj(self.attention(self.q_linear(x), k, v, self.heads, *masks))  # type: ignore[no-any-return]
 
 
 class PooledAttention(nn.Module):
@@ -96,12 +134,12 @@ def tanh_gelu_(x: Tensor) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two layers with tanh-GELU between them."""
+    """Two layers with tanh-GELU between them; the result is as wide as x unless ``out`` says otherwise."""
 
-    def __init__(self, dim: int, hidden: int, *, ops: Any, **kw: Any) -> None:
+    def __init__(self, dim: int, hidden: int, out: int | None = None, *, ops: Any, **kw: Any) -> None:
         super().__init__()
         self.fc1 = ops.Linear(dim, hidden, **kw)
-        self.fc2 = ops.Linear(hidden, dim, **kw)
+        self.fc2 = ops.Linear(hidden, out or dim, **kw)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(tanh_gelu_(self.fc1(x)))  # type: ignore[no-any-return]

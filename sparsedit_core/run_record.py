@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from .config import DiTConfig
+from .config import BackboneConfig
 from .cost import macs
 from .schedule import PruningSchedule
 from .tokens import Grid
@@ -78,7 +78,7 @@ class RunRecord:
     """A finished sampling run of one model; ``schedule`` is the one that acted, or ``None``."""
 
     source: str
-    config: DiTConfig
+    config: BackboneConfig
     schedule: PruningSchedule | None
     evaluations: tuple[Evaluation, ...]
     seconds: float
@@ -141,7 +141,7 @@ class RunRecord:
 
 
 def measure(
-    config: DiTConfig,
+    config: BackboneConfig,
     time: float,
     timestep: float,
     dense: Grid,
@@ -157,6 +157,6 @@ def measure(
 
 
 @lru_cache(maxsize=256)
-def _macs(config: DiTConfig, dense: Grid, sparse: Grid | None) -> int:
+def _macs(config: BackboneConfig, dense: Grid, sparse: Grid | None) -> int:
     size = dense[0] * config.patch_size, dense[1] * config.patch_size
     return macs(config, size, sparse_grid=sparse, factor=1).total

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .backbone import Backbone
 from .checkpoint import Loaded
 from .device import wait
 from .diffusion import (
@@ -30,7 +31,6 @@ from .diffusion import (
 )
 from .diffusion.flow import MODEL_TIME_SCALE
 from .diffusion.model_time import Prediction
-from .dit import DiT
 from .run_record import Evaluation, measure
 from .schedule import PruningSchedule
 from .tokens import Grid, default_sparse_grid
@@ -150,7 +150,7 @@ class _Recorder:
         self, loaded: Loaded, size: Sequence[int], options: SampleOptions, progress: Callable[[int], object] | None
     ) -> None:
         self.loaded, self.size, self.progress = loaded, (size[0], size[1]), progress
-        self.model: DiT = loaded.model
+        self.model: Backbone = loaded.model
         self.dense = self.model.token_grid(*self.size)
         self.schedule = options.schedule or loaded.schedule
         self.evaluations: list[Evaluation] = []

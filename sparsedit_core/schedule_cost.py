@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .config import DiTConfig
+from .config import BackboneConfig
 from .cost import Convention, macs, model_config, token_grid
 from .layout import SegmentLayout
 from .schedule import PruningSchedule
@@ -79,7 +79,7 @@ def even_times(steps: int) -> tuple[float, ...]:
 
 
 def schedule_macs(
-    model: str | DiTConfig,
+    model: str | BackboneConfig,
     schedule: PruningSchedule,
     steps: int | Sequence[float] = 250,
     image_size: int | tuple[int, int] | None = None,

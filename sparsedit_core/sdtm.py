@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .layers import Attention, CrossAttention, Mlp, PooledAttention, SelfAttention, modulate
@@ -14,9 +13,10 @@ from .tokens import Grid, Pooling, upsample
 
 
 class Block(nn.Module):
-    """A DiT block with adaLN-Zero in one of five roles; only its attention differs.
+    """A transformer block in one of five roles; only its self-attention differs between them.
 
-    A recovery block owns the fusion layers: ``merged_layer1`` is W1, ``merged_layer2`` is W2.
+    A backbone adds where its modulation comes from. A recovery block owns the fusion layers: ``merged_layer1`` is W1,
+    ``merged_layer2`` is W2.
     """
 
     def __init__(
@@ -26,7 +26,8 @@ class Block(nn.Module):
         heads: int,
         mlp_hidden: int,
         *,
-        norm2_eps: float,
+        norm2_eps: float = 1e-6,
+        qk_norm: bool = False,
         ops: Any,
         attention: Attention,
         **kw: Any,
@@ -39,26 +40,22 @@ class Block(nn.Module):
         if role == "pooled":
             self.attn = PooledAttention(dim, ops=ops, **kw)
         elif role in ("generation", "recovery"):
-            self.attn = CrossAttention(dim, heads, ops=ops, attention=attention, **kw)
+            self.attn = CrossAttention(dim, heads, qk_norm=qk_norm, ops=ops, attention=attention, **kw)
         else:
-            self.attn = SelfAttention(dim, heads, ops=ops, attention=attention, **kw)
+            self.attn = SelfAttention(dim, heads, qk_norm=qk_norm, ops=ops, attention=attention, **kw)
         self.mlp = Mlp(dim, mlp_hidden, ops=ops, **kw)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, **kw))
         if role == "recovery":
             self.merged_layer1 = ops.Linear(dim, dim, **kw)
             self.merged_layer2 = ops.Linear(dim, dim, **kw)
 
-    def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
-        """x (B, N, D), condition c (B, D); ``context`` (B, M, D) is where keys and values come from, if not x.
+    def attended(self, x: Tensor, shift: Tensor, scale: Tensor, context: Tensor | None) -> Tensor:
+        """The attention's result for x (B, N, D); ``context`` (B, M, D) is where keys and values come from, if not x.
 
         The context is normalised and modulated like x (CHECKPOINTS 5.2, 5.3).
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
-        h = modulate(self.norm1(x), shift1, scale1)
-        others = () if context is None else (modulate(self.norm1(context), shift1, scale1),)
-        h = self.attn(h, *others)
-        x = torch.addcmul(x, gate1, h)
-        return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
+        h = modulate(self.norm1(x), shift, scale)
+        others = () if context is None else (modulate(self.norm1(context), shift, scale),)
+        return self.attn(h, *others)  # type: ignore[no-any-return]
 
     def fuse(self, sparse: Tensor, shortcut: Tensor, sparse_grid: Grid, dense_grid: Grid) -> Tensor:
         """X' = Up(X_s) W1 + X W2, at the cost of M rows for W1: nearest upsampling commutes with it."""
@@ -71,12 +68,12 @@ def walk(
     blocks: Sequence[Block],
     layout: SegmentLayout,
     x: Tensor,
-    c: Tensor,
+    c: Any,
     dense: Grid,
     sparse: Grid,
     positions: Tensor | None = None,
 ) -> Tensor:
-    """Send dense tokens x (B, N, D) through all blocks and return dense tokens.
+    """Send dense tokens x (B, N, D) through all blocks, with the condition ``c`` that they take; dense tokens come out.
 
     The shortcut of a module is the dense map that enters it; every generation block reads it again, and so does
     every recovery block (the second one starts from dense tokens, so its upsampling is the identity).
@@ -103,7 +100,7 @@ def walk(
 
 
 def recover(
-    block: Block, x: Tensor, c: Tensor, shortcut: Tensor, grid: Grid, dense: Grid, positions: Tensor | None
+    block: Block, x: Tensor, c: Any, shortcut: Tensor, grid: Grid, dense: Grid, positions: Tensor | None
 ) -> Tensor:
     """One recovery block: fused dense tokens attend to the tokens x they were recovered from."""
     fused = block.fuse(x, shortcut, grid, dense)

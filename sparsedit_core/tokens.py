@@ -77,17 +77,22 @@ def upsample(x: Tensor, sparse: Grid, dense: Grid) -> Tensor:
     return F.interpolate(image, size=dense, mode="nearest").permute(0, 2, 3, 1).reshape(b, dense[0] * dense[1], c)
 
 
-def sincos_table(hidden_size: int, grid: Grid) -> Tensor:
-    """The DiT position table (1, H*W, D), float32.
+def sincos_table(
+    hidden_size: int, grid: Grid, *, base: Grid | None = None, scale: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The sin-cos position table (1, H*W, D).
 
     First half of the channels encodes the column, second half the row; each is [sin | cos] of
-    position * 10000^(-k / (D/4)), computed in float64 (CHECKPOINTS 5.13).
+    position * 10000^(-k / (D/4)), computed in float64 (CHECKPOINTS 5.13). Positions are the token's numbers, and with
+    a ``base`` grid those divided by (side / base's side) and ``scale``, as PixArt spreads them over any size.
     """
     omega = 1.0 / 10000 ** (np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
-    row, column = np.meshgrid(np.arange(grid[0], dtype=np.float64), np.arange(grid[1], dtype=np.float64), indexing="ij")
+    steps = [b / n / scale for n, b in zip(grid, base or grid, strict=True)]
+    rows, columns = (np.arange(n, dtype=np.float64) * step for n, step in zip(grid, steps, strict=True))
+    row, column = np.meshgrid(rows, columns, indexing="ij")
     angles = [axis.reshape(-1, 1) * omega for axis in (column, row)]
     table = np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1)
-    return torch.from_numpy(table).float()[None]
+    return torch.from_numpy(table).to(dtype)[None]
 
 
 def resample_positions(table: Tensor, stored: Grid, wanted: Grid) -> Tensor:

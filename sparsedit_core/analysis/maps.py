@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..dit import DiT
+from ..backbone import Backbone
 from ..layers import Attention, CrossAttention, SelfAttention
 from ..layout import Role, SegmentLayout
 from ..tokens import Grid
@@ -105,14 +105,14 @@ Seen = Callable[[int, Tensor, Tensor, int], None]  # block, q, k, heads
 
 
 @contextmanager
-def watching(model: DiT, seen: Seen) -> Iterator[None]:
+def watching(model: Backbone, seen: Seen) -> Iterator[None]:
     """Inside the block, ``seen(block, q, k, heads)`` is called before every attention of ``model``."""
     with replacing_attention(model, lambda number, before: _watched(number, before, seen)):
         yield
 
 
 @contextmanager
-def replacing_attention(model: DiT, make: Callable[[int, Attention], Attention]) -> Iterator[None]:
+def replacing_attention(model: Backbone, make: Callable[[int, Attention], Attention]) -> Iterator[None]:
     """Inside the block, the attention of every block (Poolingformers have none) is ``make(block, its attention)``."""
     layers = attention_layers(model)
     before = {number: layer.attention for number, layer in layers.items()}
@@ -125,13 +125,13 @@ def replacing_attention(model: DiT, make: Callable[[int, Attention], Attention])
             layer.attention = before[number]
 
 
-def attention_layers(model: DiT) -> dict[int, SelfAttention | CrossAttention]:
+def attention_layers(model: Backbone) -> dict[int, SelfAttention | CrossAttention]:
     """The attention layers by block number; Poolingformer blocks are left out."""
     found = {number: block.attn for number, block in enumerate(model.blocks)}
     return {number: layer for number, layer in found.items() if isinstance(layer, (SelfAttention, CrossAttention))}
 
 
-def block_roles(model: DiT) -> tuple[Role, ...]:
+def block_roles(model: Backbone) -> tuple[Role, ...]:
     """The role of every block; all are dense in a dense model."""
     return (model.layout or SegmentLayout(0, (), model.config.depth)).roles
 
@@ -145,7 +145,7 @@ def _watched(number: int, attention: Attention, seen: Seen) -> Attention:
 
 
 @torch.no_grad()
-def attention_maps(model: DiT, moment: Moment, sparse: Grid | None = None) -> list[BlockMaps]:
+def attention_maps(model: Backbone, moment: Moment, sparse: Grid | None = None) -> list[BlockMaps]:
     """The statistics of every block of ``model`` at one moment, in the order of the blocks.
 
     ``sparse`` is the sparse grid of a SparseDiT.

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone
 from ..checkpoint import Loaded
 from ..diffusion import Diffusion, flow_noise
 from ..diffusion.betas import BASE_STEPS
 from ..diffusion.flow import MODEL_TIME_SCALE
-from ..dit import DiT
 from ..sampling import SampleOptions, evaluation_times, initial_noise, sample
 from ..schedule import PruningSchedule
 from ..tokens import Grid, default_sparse_grid
@@ -33,7 +33,7 @@ class Moment:
 
 
 @torch.no_grad()
-def predict(model: DiT, moment: Moment, sparse: Grid | None = None) -> Tensor:
+def predict(model: Backbone, moment: Moment, sparse: Grid | None = None) -> Tensor:
     """The model's noise or velocity (B, C, H, W) at a moment, float32; a learned variance is left out."""
     output: Tensor = model(moment.x.to(model.x_embedder.proj.weight.dtype), moment.t, moment.y, sparse_grid=sparse)
     return output[:, : moment.x.shape[1]].float()

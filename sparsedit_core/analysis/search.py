@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..cost import macs
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
@@ -37,7 +37,7 @@ class RoleCosts:
     outside: float
 
 
-def role_costs(config: DiTConfig, schedule: PruningSchedule) -> RoleCosts:
+def role_costs(config: BackboneConfig, schedule: PruningSchedule) -> RoleCosts:
     """From ``cost.macs`` of small layouts on every grid of the schedule, weighted by the time it is used."""
     once, twice = SegmentLayout(1, ((1, 1, 1, 1),), 0), SegmentLayout(1, ((2, 1, 1, 1),), 0)
 
@@ -62,7 +62,7 @@ def role_costs(config: DiTConfig, schedule: PruningSchedule) -> RoleCosts:
     return RoleCosts(**{name: sum(share * getattr(part, name) for share, part in parts) for name in names})
 
 
-def layout_macs(config: DiTConfig, layout: SegmentLayout, schedule: PruningSchedule) -> float:
+def layout_macs(config: BackboneConfig, layout: SegmentLayout, schedule: PruningSchedule) -> float:
     """Executed MACs of an evaluation of ``config`` with a layout, mean over diffusion time under the schedule."""
     sparse = replace(config, layout=layout)
     buckets = schedule.buckets(config.grid)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..dit import DiT
+from ..backbone import Backbone
 from ..layout import Role, SegmentLayout
 from ..schedule import PruningSchedule
 from ..tokens import Grid
@@ -60,7 +60,7 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    model: DiT,
+    model: Backbone,
     moments: Sequence[Moment],
     schedule: PruningSchedule,
     pooled: Sequence[Sequence[float]],
@@ -94,7 +94,7 @@ def measure_sensitivity(
 
 
 def assembled_changes(
-    model: DiT,
+    model: Backbone,
     moments: Sequence[Moment],
     schedule: PruningSchedule,
     layouts: Sequence[SegmentLayout],

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..config import DiTConfig
+from ..backbone import Backbone
+from ..config import BackboneConfig
 from ..cost import macs
-from ..dit import DiT
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
 from .moments import Moment
@@ -91,7 +91,7 @@ def check_budget(budget: float) -> float:
     return budget
 
 
-def check_affordable(config: DiTConfig, schedule: PruningSchedule, budget: float) -> None:
+def check_affordable(config: BackboneConfig, schedule: PruningSchedule, budget: float) -> None:
     """``ValueError`` where even the cheapest layout of this depth costs more than ``budget`` of the dense model."""
     depth, dense = config.depth, _dense_macs(config)
     nothing = Sensitivity((0.5,), ((1, 1),), ((0.0,) * (depth + 1),), {role: ((0.0,) * depth,) for role in MEASURED})
@@ -105,12 +105,12 @@ def check_affordable(config: DiTConfig, schedule: PruningSchedule, budget: float
         )
 
 
-def _dense_macs(config: DiTConfig) -> int:
+def _dense_macs(config: BackboneConfig) -> int:
     return macs(replace(config, layout=None), factor=1).total
 
 
 def suggest_layout(
-    model: DiT,
+    model: Backbone,
     moments: Sequence[Moment],
     schedule: PruningSchedule,
     sensitivity: Sensitivity,

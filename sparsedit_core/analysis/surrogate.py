@@ -128,16 +128,19 @@ def _back(x: Tensor, entered: tuple[Tensor, Tensor], sparse: Grid, dense: Grid) 
 def _as_role(own: Block, role: Role, dim: int) -> Block:
     attention = cast(SelfAttention, own.attn)
     state = own.state_dict()
+    if role == "pooled":  # it has no queries and keys
+        state = {name: value for name, value in state.items() if not name.startswith(("attn.q_norm", "attn.k_norm"))}
     for name in ("weight", "bias"):
         for part, rows in split_qkv(role, state.pop(f"attn.qkv.{name}")).items():
             state[f"attn.{part}.{name}"] = rows
     with torch.device("meta"):
-        block = Block(
+        block = type(own)(
             role,
             dim,
             attention.heads,
             own.mlp.fc1.out_features,
             norm2_eps=own.norm2.eps,
+            qk_norm=isinstance(attention.q_norm, nn.LayerNorm),
             ops=TORCH_OPS,
             attention=attention.attention,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..dit import DiT
+from ..backbone import Backbone
 from ..layers import Attention
 from ..tokens import Grid
 from .maps import attention_layers, replacing_attention
@@ -25,7 +25,7 @@ def uniform_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:  #
 
 
 @contextmanager
-def uniform_blocks(model: DiT, blocks: Collection[int]) -> Iterator[None]:
+def uniform_blocks(model: Backbone, blocks: Collection[int]) -> Iterator[None]:
     """Inside the block, attention in ``blocks`` is uniform."""
 
     def make(number: int, attention: Attention) -> Attention:
@@ -66,7 +66,7 @@ class ToyResult:
 
 
 def toy_experiment(
-    model: DiT, moment: Moment, sparse: Grid | None = None, *, progress: Callable[[int], object] | None = None
+    model: Backbone, moment: Moment, sparse: Grid | None = None, *, progress: Callable[[int], object] | None = None
 ) -> ToyResult:
     """Run it at one moment: 2 * depth evaluations at most. Poolingformer blocks are uniform already.
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..convert import convert_state
 from ..cost import macs, model_config, token_grid
 from ..dit import DiT
@@ -33,7 +33,7 @@ class BenchCase:
                   replayed as CUDA graphs)
     """
 
-    model: str | DiTConfig
+    model: str | BackboneConfig
     size: int
     layout: SegmentLayout
     schedule: PruningSchedule
@@ -45,14 +45,14 @@ class BenchCase:
     mode: Mode = "eager"
 
     @property
-    def dense_config(self) -> DiTConfig:
+    def dense_config(self) -> BackboneConfig:
         """The config without a layout; the position table belongs to this picture size."""
         config = replace(model_config(self.model), layout=None)
         rows, columns = token_grid(config, self.size)
         return replace(config, input_size=(rows * config.patch_size, columns * config.patch_size))
 
     @property
-    def sparse_config(self) -> DiTConfig:
+    def sparse_config(self) -> BackboneConfig:
         """The same with the layout."""
         return replace(self.dense_config, layout=self.layout)
 

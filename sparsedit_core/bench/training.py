@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Latent, Loaded
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..device import wait
 from ..train.autocast import fast_attention
 from ..train.batches import MicroBatch, MicroBatches
@@ -42,7 +42,7 @@ class RandomSource:
     count = None
     fingerprint = "noise"
 
-    def __init__(self, config: DiTConfig, latent: Latent, size: int) -> None:
+    def __init__(self, config: BackboneConfig, latent: Latent, size: int) -> None:
         self.latent, self.input_size, self.num_classes = latent, config.input_size, config.num_classes
         generator = torch.Generator().manual_seed(0)
         self._images = torch.randn(size, latent.channels, *config.input_size, generator=generator)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from .errors import CheckpointError, listed
 
-Format = Literal["dit", "sparsedit", "diffusers_dit", "sparsedit_core"]
+Format = Literal["dit", "sparsedit", "diffusers_dit", "pixart", "diffusers_pixart", "sparsedit_core"]
 
 _FLAT_BLOCK = re.compile(r"blocks\.\d+\.(?:attn\.(?:qkv|q|kv|v|proj)|mlp\.fc[12]|adaLN_modulation\.1)\.")
 _FLAT_SPARSE = re.compile(r"blocks\.\d+\.(?:attn\.(?:q|kv|v)|merged_layer[12])\.")
@@ -23,7 +23,10 @@ _UNKNOWN = {
 
 
 def detect(keys: Collection[str]) -> Format:
-    """The layout's name; ``CheckpointError`` for PixArt and Latte, which are not supported yet, and for the unknown."""
+    """The layout's name; ``CheckpointError`` for Latte, which is not supported yet, and for the unknown.
+
+    Sparse models in our own keys are ``"sparsedit_core"``; :func:`is_pixart` tells their family.
+    """
 
     def some(pattern: re.Pattern[str]) -> bool:
         return any(pattern.match(key) for key in keys)
@@ -32,9 +35,11 @@ def detect(keys: Collection[str]) -> Format:
         return any(key.startswith(prefixes) for key in keys)
 
     if some(_LATTE):
-        raise CheckpointError("this is a Latte (video) checkpoint; so far DiT and SparseDiT checkpoints are supported")
-    if some(_PIXART):
-        raise CheckpointError("this is a PixArt checkpoint; so far DiT and SparseDiT checkpoints are supported")
+        raise CheckpointError("this is a Latte (video) checkpoint; so far DiT and PixArt, dense or sparse, are read")
+    if is_pixart(keys):
+        if prefixed("transformer_blocks."):
+            return "diffusers_pixart"
+        return "sparsedit_core" if some(_FLAT_SPARSE) else "pixart"
     if prefixed("relative_pos_embedder."):
         raise CheckpointError(
             "this SparseDiT was trained with attn_relat_pos='relat' (keys relative_pos_embedder.*); only the published "
@@ -50,8 +55,14 @@ def detect(keys: Collection[str]) -> Format:
         return "dit"
     for name, pattern in _UNKNOWN.items():
         if some(pattern):
-            raise CheckpointError(f"this looks like {name}, not a DiT: its keys begin with {listed(sorted(keys)[:3])}")
+            first = listed(sorted(keys)[:3])
+            raise CheckpointError(f"this looks like {name}, not a DiT or PixArt: its keys begin with {first}")
     raise CheckpointError(
         f"no known layout: the keys begin with {listed(sorted(keys)[:3])}; expected DiT (blocks.0.attn.qkv.weight), "
-        "SparseDiT (dumbbell_blocks.0...) or diffusers DiT (transformer_blocks.0.attn1...)"
+        "SparseDiT (dumbbell_blocks.0...), PixArt (t_block.1.weight) or diffusers (transformer_blocks.0.attn1...)"
     )
+
+
+def is_pixart(keys: Collection[str]) -> bool:
+    """Whether keys of any layout are a PixArt's."""
+    return any(_PIXART.match(key) for key in keys)

@@ -9,11 +9,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..config import Family
 from .errors import CheckpointError
 
 _MODEL_NAME = re.compile(r".*DiT-(XL|L|B|S)/\d+")
 _NAMED_HEADS = {"XL": 16, "L": 16, "B": 12, "S": 6}
-_DIFFUSERS_CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
+_DIFFUSERS_CLASSES = {
+    "dit": ("DiTTransformer2DModel", "Transformer2DModel"),
+    "pixart": ("PixArtTransformer2DModel", "Transformer2DModel"),
+}
 _NO_RELATIVE_POSITIONS = (None, False, "", "none", "None")
 
 
@@ -30,12 +34,13 @@ class Facts:
     depth: int | None = None
     base_size: tuple[int, int] | None = None
     named_heads: int | None = None
+    position_scale: float | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             for number in value if isinstance(value, tuple) else (value,):
-                if number is not None and number < 1:
+                if number is not None and not number >= (1 if isinstance(number, int) else 1e-3):
                     raise CheckpointError(f"{item.name} is {number}; it must be 1 or more")
 
     def over(self, other: Facts) -> Facts:
@@ -63,8 +68,8 @@ def facts_from_args(args: Mapping[str, Any]) -> Facts:
     )
 
 
-def facts_from_config(path: Path, hidden_size: int) -> Facts:
-    """A diffusers ``config.json`` in the folder of ``path``, if there is one that belongs to a DiT."""
+def facts_from_config(path: Path, hidden_size: int, family: Family) -> Facts:
+    """A diffusers ``config.json`` in the folder of ``path``, if there is one that belongs to the family."""
     file = path.parent / "config.json"
     if not file.is_file():
         return Facts()
@@ -72,7 +77,7 @@ def facts_from_config(path: Path, hidden_size: int) -> Facts:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} beside the checkpoint cannot be read ({error}); repair or remove it") from error
-    if not isinstance(data, dict) or data.get("_class_name") not in _DIFFUSERS_CLASSES:
+    if not isinstance(data, dict) or data.get("_class_name") not in _DIFFUSERS_CLASSES[family]:
         return Facts()
     heads, width = _count(data.get("num_attention_heads")), _count(data.get("attention_head_dim"))
     if heads and width and heads * width != hidden_size:
@@ -82,7 +87,17 @@ def facts_from_config(path: Path, hidden_size: int) -> Facts:
         )
     side, patch = _count(data.get("sample_size")), _count(data.get("patch_size"))
     grid = (side // patch, side // patch) if side and patch else None
+    if family == "pixart":
+        return Facts(num_heads=heads, base_size=grid, position_scale=_scale(data, side))
     return Facts(num_heads=heads, num_classes=_count(data.get("num_embeds_ada_norm")), base_size=grid)
+
+
+def _scale(data: Mapping[str, Any], side: int | None) -> float | None:
+    """The interpolation of the positions; where a config leaves it out, diffusers takes that of the sample size."""
+    scale = data.get("interpolation_scale")
+    if isinstance(scale, (int, float)) and not isinstance(scale, bool) and scale > 0:
+        return float(scale)
+    return None if side is None else float(max(side // 64, 1))
 
 
 def _count(value: Any) -> int | None:

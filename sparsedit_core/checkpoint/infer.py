@@ -64,13 +64,13 @@ def infer_config(
             in_channels=channels,
             hidden_size=hidden,
             depth=depth,
-            num_heads=_heads(hidden, facts),
-            mlp_ratio=_ratio(shapes["blocks.0.mlp.fc1.weight"][0], hidden),
+            num_heads=infer_heads(hidden, facts),
+            mlp_ratio=infer_ratio(shapes["blocks.0.mlp.fc1.weight"][0], hidden),
             num_classes=classes,
             null_class=null,
             learn_sigma=shapes["final_layer.linear.weight"][0] != patch * patch * channels,
             layout=layout,
-            sparse_side=_side(grid, facts.sparse_side) if layout else OFFICIAL_SIDE,
+            sparse_side=infer_side(grid, facts.sparse_side, layout),
             semantics=semantics,
         )
     except CheckpointError:
@@ -79,7 +79,8 @@ def infer_config(
         raise CheckpointError(str(error)) from error
 
 
-def _heads(hidden: int, facts: Facts) -> int:
+def infer_heads(hidden: int, facts: Facts) -> int:
+    """Attention heads: given, those of the released models of this width, or named by the file."""
     heads = facts.num_heads or HEADS.get(hidden) or facts.named_heads
     if heads is None:
         raise CheckpointError(
@@ -126,7 +127,10 @@ def _grid(table: Shape | None, given: tuple[int, int] | None, patch: int) -> tup
     return grid
 
 
-def _side(grid: tuple[int, int], wanted: int | None) -> int:
+def infer_side(grid: tuple[int, int], wanted: int | None, layout: SegmentLayout | None) -> int:
+    """Side of the sparse grid of a model with this dense ``grid``: given, or the official one."""
+    if layout is None:
+        return OFFICIAL_SIDE
     if wanted is None:
         log.info(
             "the file does not store the sparse side: using the official %d; sparse_side= changes it", OFFICIAL_SIDE
@@ -134,7 +138,7 @@ def _side(grid: tuple[int, int], wanted: int | None) -> int:
     return check_side(wanted or OFFICIAL_SIDE, grid)
 
 
-def _ratio(mlp: int, hidden: int) -> float:
+def infer_ratio(mlp: int, hidden: int) -> float:
     """mlp / hidden, such that int(hidden * ratio) is mlp in spite of rounding."""
     ratio = mlp / hidden
     return ratio if int(hidden * ratio) == mlp else math.nextafter(ratio, math.inf)

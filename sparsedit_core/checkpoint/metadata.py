@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from ..config import DiTConfig
+from ..config import CONFIGS, DiTConfig
 from ..diffusion.model_time import Prediction
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
@@ -50,13 +50,15 @@ def from_metadata(metadata: Mapping[str, str], blocks: int) -> Description | Non
             raise CheckpointError(
                 f"the file has metadata version {version!r}, this program reads up to {VERSION}; update it"
             )
-        if data["family"] != "dit":
-            raise CheckpointError(f"the file holds a {data['family']!r} model; this program reads 'dit'; update it")
+        if data["family"] not in CONFIGS:
+            raise CheckpointError(
+                f"the file holds a {data['family']!r} model; this program reads {', '.join(CONFIGS)}; update it"
+            )
         _check_blocks(data["config"], blocks)
         names = data.get("class_names")
         schedule = data.get("schedule")
         description = Description(
-            config=DiTConfig.from_json(data["config"]),
+            config=CONFIGS[data["family"]].from_json(data["config"]),
             schedule=None if schedule is None else PruningSchedule.from_json(schedule),
             prediction=data["prediction"],
             latent=Latent.from_json(data["latent"]),
@@ -76,10 +78,9 @@ def check_description(description: Description) -> None:
     config, names = description.config, description.class_names
     if description.prediction not in get_args(Prediction):
         raise CheckpointError(f"prediction is {description.prediction!r}; expected one of {get_args(Prediction)}")
-    if names is not None and len(names) != config.num_classes:
-        raise CheckpointError(
-            f"there are {len(names)} class names for {config.num_classes} classes; give one per class"
-        )
+    classes = config.num_classes if isinstance(config, DiTConfig) else 0
+    if names is not None and len(names) != classes:
+        raise CheckpointError(f"there are {len(names)} class names for {classes} classes; give one per class")
     if description.latent.channels != config.in_channels:
         raise CheckpointError(
             f"the latent space has {description.latent.channels} channels but the model takes {config.in_channels}"

@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..backbone import Backbone
+from ..config import BackboneConfig, Family, PixArtConfig
 from ..diffusion.model_time import Prediction
-from ..dit import DiT
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
 from .detect import Format
 
-SD_LATENT_SCALE = 0.18215  # the Stable Diffusion 1 autoencoder, which every released DiT uses
+SD_LATENT_SCALE = 0.18215  # the Stable Diffusion 1 autoencoder, of every released DiT and PixArt-alpha
+SDXL_LATENT_SCALE = 0.13025  # PixArt-Sigma
+_ALPHA_TOKENS = 120  # text tokens of PixArt-alpha; Sigma has 300
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,15 @@ class Latent:
         return cls(int(data["channels"]), float(data["scale"]), int(data["factor"]), data["kind"])
 
 
-def default_latent(config: DiTConfig) -> Latent:
-    """For files that do not say: 3 channels are pixels, anything else Stable Diffusion 1 latents."""
+def default_latent(config: BackboneConfig) -> Latent:
+    """For files that do not say: 3 channels are pixels, anything else latents of Stable Diffusion 1, of SDXL for
+    PixArt-Sigma.
+
+    A PixArt counts as Sigma unless it has size conditioning or the 120 text tokens of alpha.
+    """
+    alpha = not isinstance(config, PixArtConfig) or config.micro_conditioning or config.caption_tokens == _ALPHA_TOKENS
+    if not alpha and config.in_channels == 4:
+        return Latent(4, SDXL_LATENT_SCALE)
     return Latent(3, 1.0, 1, "pixel") if config.in_channels == 3 else Latent(config.in_channels)
 
 
@@ -56,22 +65,26 @@ def default_latent(config: DiTConfig) -> Latent:
 class Description:
     """Everything about a checkpoint but its weights.
 
-    ``family``       "dit"
-    ``format``       file layout: "dit", "sparsedit", "diffusers_dit", "sparsedit_core" (ours)
+    ``format``       file layout: "dit", "sparsedit", "diffusers_dit", "pixart", "diffusers_pixart", "sparsedit_core"
+                     (ours)
     ``schedule``     the schedule the model was trained with, or None
     ``prediction``   "eps": noise (every file but ours); "flow": velocity of rectified flow
     ``class_names``  one name per class, or None
     ``metadata``     free entries of our own files
     """
 
-    config: DiTConfig
-    family: str = "dit"
+    config: BackboneConfig
     format: Format = "sparsedit_core"
     schedule: PruningSchedule | None = None
     prediction: Prediction = "eps"
     latent: Latent = field(default_factory=Latent)
     class_names: tuple[str, ...] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> Family:
+        """The backbone: "dit" or "pixart"."""
+        return self.config.family
 
     @property
     def layout(self) -> SegmentLayout | None:
@@ -90,4 +103,4 @@ class Checkpoint(Description):
 class Loaded(Description):
     """A model in eval mode and what its file says about it."""
 
-    model: DiT
+    model: Backbone

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..atomic import replacing
+from ..backbone import Backbone
+from ..backbones import is_table
 from ..diffusion.model_time import Prediction
-from ..dit import DiT
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
-from .formats import flat_table
 from .metadata import to_metadata
 from .records import Checkpoint, Description, Latent, Loaded, default_latent
-from .shapes import fit_problems, raise_problems, roles_of
+from .shapes import fit_problems, own_table, raise_problems
 
 
 def save_checkpoint(
@@ -35,11 +35,12 @@ def save_checkpoint(
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model (a DiT, plain or compiled), a Loaded or a Checkpoint to a ``.safetensors`` file.
+    """Write a model (plain or compiled), a Loaded or a Checkpoint to a ``.safetensors`` file.
 
     Keywords replace what the source says about itself; ``metadata`` takes any JSON values and is added to the source's.
-    ``dtype`` casts floating tensors except the position table (``None``: written as they are). The file appears under
-    its name only when it is complete; on failure what was there before is untouched. Raises ``CheckpointError``.
+    ``dtype`` casts floating tensors except tables that belong to no layer (``None``: written as they are). The file
+    appears under its name only when it is complete; on failure what was there before is untouched. Raises
+    ``CheckpointError``.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -54,7 +55,7 @@ def save_checkpoint(
     description.latent = latent or description.latent
     description.class_names = tuple(class_names) if class_names is not None else description.class_names
     description.metadata = {**description.metadata, **(metadata or {})}
-    table = flat_table(roles_of(description.config))
+    table = own_table(description.config)
     raise_problems(fit_problems(state, table, description.config), "sparsedit_core")
     header = to_metadata(description)
     _write(path, _storable({key: state[key] for key in table}, dtype), header)
@@ -66,8 +67,8 @@ def _parts(source: Loaded | Checkpoint | nn.Module) -> tuple[Description, dict[s
         return _describe(source), source.state
     model: nn.Module = source.model if isinstance(source, Loaded) else source
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps the module
-    if not isinstance(model, DiT):
-        raise CheckpointError(f"cannot save a {type(model).__name__}; expected a DiT, a Loaded or a Checkpoint")
+    if not isinstance(model, Backbone):
+        raise CheckpointError(f"cannot save a {type(model).__name__}; expected a DiT, PixArt, Loaded or Checkpoint")
     if isinstance(source, Loaded):
         description = _describe(source)
         description.config = model.config
@@ -85,7 +86,7 @@ def _storable(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     result: dict[str, Tensor] = {}
     taken: set[int] = set()
     for key, value in state.items():
-        wanted = value.dtype if dtype is None or key == "pos_embed" else dtype
+        wanted = value.dtype if dtype is None or is_table(key) else dtype
         tensor = value.detach().to("cpu", wanted).contiguous()
         storage = tensor.untyped_storage()
         if storage.nbytes() != tensor.nbytes or storage.data_ptr() in taken:

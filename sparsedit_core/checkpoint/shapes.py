@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..backbones import new_model
+from ..config import BackboneConfig, DiTConfig
 from ..layout import Role
 from .errors import CheckpointError, listed
 from .formats import (
@@ -19,19 +20,22 @@ from .formats import (
     Table,
     block_layers,
     dense_roles,
+    flat_table,
     is_diffusers_copy,
 )
 
 Shape = tuple[int, ...]
 
 
-def roles_of(config: DiTConfig) -> tuple[Role, ...]:
+def roles_of(config: BackboneConfig) -> tuple[Role, ...]:
     """The role of every block; all dense without a layout."""
     return config.layout.roles if config.layout else dense_roles(config.depth)
 
 
-def flat_shapes(config: DiTConfig) -> dict[str, Shape]:
+def flat_shapes(config: BackboneConfig) -> dict[str, Shape]:
     """Key to shape of our flat state dict (D hidden, M MLP, p patch, C channels in, O out; CHECKPOINTS 1.1)."""
+    if not isinstance(config, DiTConfig):
+        return {key: tuple(value.shape) for key, value in new_model(config, device="meta").state_dict().items()}
     d, m, p = config.hidden_size, config.mlp_hidden, config.patch_size
     outs = {"attn.qkv": 3 * d, "attn.kv": 2 * d, "adaLN_modulation.1": 6 * d, "mlp.fc1": m}
     weights: dict[str, Shape] = dict(zip(EMBEDDERS, [(d, config.in_channels, p, p), (d, 256), (d, d)], strict=True))
@@ -48,7 +52,14 @@ def flat_shapes(config: DiTConfig) -> dict[str, Shape]:
     return shapes
 
 
-def fit_problems(state: Mapping[str, Any], table: Table, config: DiTConfig | None) -> list[str]:
+def own_table(config: BackboneConfig) -> Table:
+    """Our own layout, which is the original's for dense models."""
+    if isinstance(config, DiTConfig):
+        return flat_table(roles_of(config))
+    return {key: (key,) for key in flat_shapes(config)}
+
+
+def fit_problems(state: Mapping[str, Any], table: Table, config: BackboneConfig | None) -> list[str]:
     """Phrases on missing, unexpected and misshapen entries, in the file's own key names.
 
     Without a config (it could not be inferred) shapes are not compared. Every phrase lists ten keys and a count.

@@ -16,11 +16,12 @@ import torch
 from ..analysis.analysis import analyze
 from ..analysis.moments import DEFAULT_TIMES
 from ..analysis.suggest import check_affordable, check_budget
+from ..backbone import Backbone
+from ..backbones import new_model
 from ..checkpoint import Loaded, load_checkpoint
 from ..checkpoint.infer import OFFICIAL_SIDE
-from ..config import DiTConfig, check_side
+from ..config import BackboneConfig, check_side
 from ..convert import convert_config
-from ..dit import DiT
 from ..layout import SegmentLayout
 from ..sampling import SAMPLERS
 from ..schedule import PruningSchedule
@@ -137,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     print(to_json(report) if args.json else report_text(report))
 
 
-def plan_of(args: argparse.Namespace, config: DiTConfig, moving: PruningSchedule) -> tuple[Variant, ...]:
+def plan_of(args: argparse.Namespace, config: BackboneConfig, moving: PruningSchedule) -> tuple[Variant, ...]:
     """That of ``--plan``, or the shape of the paper's; ``ValueError`` for what is none."""
     if args.budget is not None:
         check_budget(args.budget)
@@ -150,7 +151,7 @@ def plan_of(args: argparse.Namespace, config: DiTConfig, moving: PruningSchedule
 
 
 def check_variant(
-    variant: Variant, loaded: Loaded, args: argparse.Namespace, source: Source, teacher: DiT | None
+    variant: Variant, loaded: Loaded, args: argparse.Namespace, source: Source, teacher: Backbone | None
 ) -> None:
     """``ValueError`` for what could not be trained, before anything is."""
     config, schedule = loaded.config, variant.schedule
@@ -163,7 +164,7 @@ def check_variant(
         side = OFFICIAL_SIDE if args.sparse_side is None else check_side(args.sparse_side, config.grid)
         config = convert_config(config, layout, sparse_side=side, reinject_positions=args.reinject_positions)
     with torch.device("meta"):
-        model = DiT(config)
+        model = new_model(config)
     own = for_training(args, variant)
     planned = replace(loaded, model=model, config=config, schedule=schedule)
     check_run(planned, own.out, source, training_options(own), teacher)
@@ -190,7 +191,7 @@ def resolve(report: dict[str, Any], plan: tuple[Variant, ...], loaded: Loaded, a
     report["plan"] = plan_to_json(found)
 
 
-def budget_of(args: argparse.Namespace, config: DiTConfig, schedule: PruningSchedule) -> float:
+def budget_of(args: argparse.Namespace, config: BackboneConfig, schedule: PruningSchedule) -> float:
     """Share of the dense model's MACs of a suggested layout: as given, or what the paper's shape costs."""
     if args.budget is not None:
         return check_budget(args.budget)

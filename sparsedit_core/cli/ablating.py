@@ -15,7 +15,7 @@ from typing import Any
 
 from ..analysis.search import layout_macs
 from ..checkpoint import Loaded, load_checkpoint
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..cost import macs
 from ..layout import SegmentLayout
 from ..train.ablation import Variant
@@ -132,7 +132,7 @@ def as_layout(variant: Variant) -> SegmentLayout:
     return variant.layout
 
 
-def share_of_dense(config: DiTConfig, variant: Variant) -> float:
+def share_of_dense(config: BackboneConfig, variant: Variant) -> float:
     """Executed MACs of an evaluation, mean over diffusion time, relative to the dense model's."""
     if variant.schedule is None:
         return 1.0

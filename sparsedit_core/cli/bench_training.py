@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..backbones import new_model
 from ..bench import BenchCase
 from ..bench.training import RandomSource, Throughput, TrainCase, measure_training
 from ..checkpoint import Loaded, load_checkpoint
 from ..checkpoint.records import default_latent
-from ..dit import DiT
 from ..train.options import Precision, TrainOptions
 from ..train.source import ProceduralSource, Source
 from . import options, text
@@ -59,7 +59,7 @@ def models(name: str, args: argparse.Namespace, batch: int, size_case: Any) -> I
         case: BenchCase = size_case(name, args)
         for config in (case.dense_config, case.sparse_config):
             torch.manual_seed(0)
-            model = DiT(config)
+            model = new_model(config)
             model.initialize_weights()
             schedule = None if config.layout is None else case.schedule
             loaded = Loaded(model=model, config=config, schedule=schedule, latent=default_latent(config))

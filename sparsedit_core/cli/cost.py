@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import read_checkpoint
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..cost import MODELS, macs, model_config, token_grid
 from ..diffusion.model_time import Prediction
 from ..sampling import evaluation_times
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 class Subject:
     """What is counted: a config with a layout if there is one; ``factor`` is pixels per latent position."""
 
-    config: DiTConfig
+    config: BackboneConfig
     factor: int | None = None
     schedule: PruningSchedule | None = None
     prediction: Prediction = "eps"
@@ -127,7 +127,9 @@ def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | 
     return report
 
 
-def static_grid(side: int | None, schedule: PruningSchedule | None, config: DiTConfig, dense: Grid) -> tuple[int, Grid]:
+def static_grid(
+    side: int | None, schedule: PruningSchedule | None, config: BackboneConfig, dense: Grid
+) -> tuple[int, Grid]:
     """Side and grid: those asked for, midway between both ends of a schedule (longer side), or the checkpoint's."""
     if side is not None:
         if side**2 > dense[0] * dense[1]:
@@ -141,7 +143,7 @@ def static_grid(side: int | None, schedule: PruningSchedule | None, config: DiTC
 
 
 def training_grid(
-    config: DiTConfig, args: argparse.Namespace, schedule: PruningSchedule | None, dense: Grid
+    config: BackboneConfig, args: argparse.Namespace, schedule: PruningSchedule | None, dense: Grid
 ) -> Grid | None:
     """The sparse grid that takes the most memory in training: the schedule's densest; ``None`` of a dense model."""
     if config.layout is None:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any, get_args
 
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..tokens import Grid
 from ..train.memory import training_memory
 from ..train.options import Precision
@@ -34,7 +34,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def memory_report(config: DiTConfig, args: argparse.Namespace, dense: Grid, sparse: Grid | None) -> dict[str, Any]:
+def memory_report(config: BackboneConfig, args: argparse.Namespace, dense: Grid, sparse: Grid | None) -> dict[str, Any]:
     """Bytes of the dense model, and of the sparse one on its grid if there is a layout."""
     batch, precision = args.batch or 32, args.precision or "bf16"
     p = config.patch_size

@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 import torch
 
+from ..backbone import Backbone
 from ..checkpoint import Loaded, load_checkpoint
-from ..dit import DiT
 from ..train.checks import check_source
 from ..train.data import PROCEDURAL, open_source
 from ..train.engine import train
@@ -158,7 +158,7 @@ def owned(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def teacher_from(args: argparse.Namespace, student: Loaded, source: Source) -> DiT | None:
+def teacher_from(args: argparse.Namespace, student: Loaded, source: Source) -> Backbone | None:
     """The model that ``--teacher`` names; ``ValueError`` unless it predicts the same thing of the same data."""
     if args.teacher is None:
         return None

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..backbone import Backbone
 from ..checkpoint import Loaded
-from ..dit import DiT
 from ..extras import imported
 from ..sampling import SampleOptions, initial_noise, sample
 from ..sheets import grid_sheet, to_pictures
@@ -44,7 +44,7 @@ class Bar(Watcher):
         batch, total = self.settings.batch, self.settings.steps * self.settings.batch
         self.bar = tqdm(total=total, initial=step * batch, unit=" pictures", dynamic_ncols=True, delay=0.5)
 
-    def step(self, progress: Progress, _: DiT) -> None:
+    def step(self, progress: Progress, _: Backbone) -> None:
         """See train/progress.py."""
         self.bar.set_postfix_str(f"loss {progress.loss:.4f}", refresh=False)
         self.bar.update(progress.pictures - self.bar.n)
@@ -68,7 +68,7 @@ class Sheets(Watcher):
     def __init__(self, folder: Path, loaded: Loaded, every: int, seed: int) -> None:
         self.folder, self.loaded, self.every, self.seed = folder, loaded, every, seed
 
-    def step(self, progress: Progress, averaged: DiT) -> None:
+    def step(self, progress: Progress, averaged: Backbone) -> None:
         """See train/progress.py."""
         if progress.step % self.every == 0 or progress.step == progress.steps:
             loaded = replace(self.loaded, model=averaged)
@@ -112,7 +112,7 @@ class TensorBoard(Watcher):
         module = imported("torch.utils.tensorboard", "tensorboard")
         self.writer = module.SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
-    def step(self, progress: Progress, _: DiT) -> None:
+    def step(self, progress: Progress, _: Backbone) -> None:
         """See train/progress.py."""
         for name in ("step_loss", "loss", "grad_norm", "rate", "images_per_second"):
             value = getattr(progress, name)

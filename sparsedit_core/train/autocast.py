@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..dit import DiT
+from ..backbone import Backbone
 from ..layers import CrossAttention, SelfAttention
 from ..sdtm import Block
 
@@ -30,7 +30,7 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 
 
 @contextmanager
-def fast_attention(models: Sequence[DiT], wanted: bool = True) -> Iterator[None]:
+def fast_attention(models: Sequence[Backbone], wanted: bool = True) -> Iterator[None]:
     """While it lasts, the models use :func:`product_attention`; nothing changes where it is not ``wanted``."""
     layers = [
         layer
@@ -49,7 +49,7 @@ def fast_attention(models: Sequence[DiT], wanted: bool = True) -> Iterator[None]
 
 
 @contextmanager
-def recomputing(model: DiT, wanted: bool = True) -> Iterator[None]:
+def recomputing(model: Backbone, wanted: bool = True) -> Iterator[None]:
     """While it lasts, every block keeps only its inputs and is computed again in the backward pass."""
     blocks = [block for block in cast(Sequence[Block], model.blocks) if wanted]
     try:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..diffusion.model_time import Prediction
 from ..schedule import PruningSchedule
 from ..tokens import Grid
@@ -56,7 +56,7 @@ class MicroBatches:
     """The micro-batches of a run; a step has ``slots`` of them, number n is slot n % slots of step n // slots."""
 
     source: Source
-    config: DiTConfig
+    config: BackboneConfig
     schedule: PruningSchedule | None
     prediction: Prediction
     options: TrainOptions

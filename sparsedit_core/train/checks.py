@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..backbone import Backbone
 from ..checkpoint import Loaded
-from ..dit import DiT
 from .distill import check_teacher
 from .objective import objective_name
 from .options import TrainOptions
 from .source import Source
 
 
-def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, teacher: DiT | None) -> None:
+def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, teacher: Backbone | None) -> None:
     """``ValueError`` with one sentence unless the run makes sense."""
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"the model cannot be written to {out}; give the name of a .safetensors file")
@@ -61,7 +61,7 @@ def check_source(loaded: Loaded, source: Source) -> None:
 
 
 def deciding(
-    loaded: Loaded, source: Source, options: TrainOptions, objective: str, slots: int, teacher: DiT | None
+    loaded: Loaded, source: Source, options: TrainOptions, objective: str, slots: int, teacher: Backbone | None
 ) -> dict[str, Any]:
     """Everything that decides the weights a run ends with, as JSON values; see :func:`check_same`."""
     return {
@@ -86,7 +86,7 @@ def check_same(now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
             )
 
 
-def weights_hash(model: DiT) -> str:
+def weights_hash(model: Backbone) -> str:
     """A hash of a model's weights."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():

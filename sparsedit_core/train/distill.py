@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..dit import DiT
+from ..backbone import Backbone
 from ..layout import SegmentLayout
 
 
@@ -35,8 +35,8 @@ class Teacher:
 
     def __init__(
         self,
-        model: DiT,
-        student: DiT,
+        model: Backbone,
+        student: Backbone,
         *,
         features: float = 0.0,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -83,7 +83,7 @@ def _watch(blocks: nn.ModuleList, number: int, kept: list[Tensor]) -> torch.util
     return block.register_forward_hook(lambda *seen: kept.append(seen[2].float()))  # module, inputs, output
 
 
-def check_teacher(teacher: DiT, student: DiT, features: float) -> None:
+def check_teacher(teacher: Backbone, student: Backbone, features: float) -> None:
     """``ValueError`` unless a teacher can teach a student."""
     if teacher.layout is not None:
         raise ValueError(f"the teacher is a SparseDiT (layout {teacher.layout}); give a dense model")

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..backbone import Backbone
 from ..checkpoint import Loaded
-from ..dit import DiT
 from ..extras import imported
 from .autocast import fast_attention, recomputing
 from .checks import check_run
@@ -28,12 +28,12 @@ def train(
     source: Source,
     options: TrainOptions,
     *,
-    teacher: DiT | None = None,
+    teacher: Backbone | None = None,
     metadata: dict[str, Any] | None = None,
     watchers: Sequence[Watcher] = (),
     resume: bool = False,
     cpu: bool = False,
-) -> DiT:
+) -> Backbone:
     """Train ``loaded.model`` in place on ``source`` and write the averaged weights to ``out``; returns their model.
 
     ``loaded`` says what the model is: its prediction, latent, class names, and the schedule that a sparse model needs

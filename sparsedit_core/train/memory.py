@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..config import DiTConfig
-from ..dit import DiT
+from ..backbone import Backbone
+from ..backbones import new_model
+from ..config import BackboneConfig
 from ..sdtm import Block
 from ..tokens import Grid
 from .autocast import recomputing
@@ -59,7 +60,7 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: DiTConfig,
+    config: BackboneConfig,
     *,
     batch: int = 1,
     precision: Precision = "no",
@@ -75,7 +76,7 @@ def training_memory(
     if batch < 1 or precision not in ("no", *_AUTOCAST):
         raise ValueError(f"found batch {batch} and precision {precision!r}; expected 1 or more, and no, bf16 or fp16")
     with FakeTensorMode():
-        model = DiT(config)
+        model = new_model(config)
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         everything = _bytes(model.parameters())
         trained = _bytes(weights)
@@ -108,7 +109,7 @@ def kept_bytes(model: nn.Module, loss: Any) -> tuple[int, list[int]]:
     return result
 
 
-def _kept(model: DiT, batch: int, precision: Precision, sparse_grid: Grid | None) -> tuple[int, list[int]]:
+def _kept(model: Backbone, batch: int, precision: Precision, sparse_grid: Grid | None) -> tuple[int, list[int]]:
     config = model.config
     x = torch.empty(batch, config.in_channels, *config.input_size)
     t, y = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)

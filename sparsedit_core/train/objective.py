@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..config import DiTConfig
+from ..config import BackboneConfig
 from ..diffusion import Diffusion, flow_losses, training_losses
 from ..diffusion.gaussian import ModelFn
 from ..diffusion.losses import mean_flat, min_snr_weight
@@ -24,7 +24,7 @@ PREDICTIONS: dict[str, Prediction] = {"flow": "flow", "dit": "eps", "min_snr": "
 """What a model must predict to be trained with an objective."""
 
 
-def objective_name(wanted: ObjectiveName, prediction: Prediction, config: DiTConfig) -> str:
+def objective_name(wanted: ObjectiveName, prediction: Prediction, config: BackboneConfig) -> str:
     """The objective itself for "auto"; ``ValueError`` where it does not fit what the model predicts."""
     name = wanted if wanted != "auto" else ("flow" if prediction == "flow" else "dit")
     if PREDICTIONS[name] != prediction:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import replacing
-from ..dit import DiT
+from ..backbone import Backbone
 from ..tokens import Grid
 
 LOG_EVERY = 50  # steps between two lines of the log
@@ -42,7 +42,7 @@ class Watcher:
     def resumed(self, step: int, /) -> None:
         """The run goes on after ``step`` steps; 0 for a new one."""
 
-    def step(self, progress: Progress, averaged: DiT, /) -> None:
+    def step(self, progress: Progress, averaged: Backbone, /) -> None:
         """A step is done; ``averaged`` holds the averaged weights."""
 
     def saved(self, progress: Progress, /) -> None:
@@ -66,7 +66,7 @@ class RunLog(Watcher):
         self.rows = [row for row in (read_log(self.lines_path) if step else []) if row["step"] <= step]
         _write(self.lines_path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
-    def step(self, progress: Progress, _: DiT) -> None:
+    def step(self, progress: Progress, _: Backbone) -> None:
         """See :class:`Watcher`."""
         if progress.step % LOG_EVERY and progress.step < progress.steps:
             return

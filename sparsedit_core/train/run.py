@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..backbone import Backbone
 from ..checkpoint import CheckpointError, Loaded, save_checkpoint
 from ..diffusion import with_labels
-from ..dit import DiT
 from ..extras import imported
 from .batches import MicroBatch, MicroBatches, ahead
 from .checks import check_same, deciding
@@ -51,7 +51,7 @@ class Run:
         out: Path,
         source: Source,
         options: TrainOptions,
-        teacher: DiT | None,
+        teacher: Backbone | None,
         metadata: dict[str, Any],
         watchers: Sequence[Watcher],
     ) -> None:
@@ -73,7 +73,7 @@ class Run:
             features = options.distill_features
             self.teacher = Teacher(teacher, self.plain, features=features, context=accelerator.autocast)
         self.average = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(options.ema))  # type: ignore[no-untyped-call]
-        self.averaged = cast(DiT, self.average.module)
+        self.averaged = cast(Backbone, self.average.module)
         self.weights = [p for p in self.plain.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             self.weights, options.learning_rate, betas=(0.9, options.beta2), weight_decay=options.weight_decay
