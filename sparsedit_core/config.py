@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from .layout import SegmentLayout
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 Semantics = Literal["original", "diffusers"]
 Family = Literal["dit", "pixart"]
+
+ConfigT = TypeVar("ConfigT", bound="BackboneConfig")
 
 _MAX_MLP_RATIO = 64
 _MAX_SCALE = 1000.0
@@ -99,7 +98,7 @@ class BackboneConfig:
         return asdict(self) | {"input_size": list(self.input_size), "layout": self.layout and str(self.layout)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls: type[ConfigT], data: Mapping[str, Any]) -> ConfigT:
         """The inverse of :meth:`to_json`; unknown names are an error, so that a newer file is not half understood."""
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .backbone import Backbone
 from .backbones import new_model
-from .config import BackboneConfig
+from .config import ConfigT
 from .layout import Role, SegmentLayout
 
 Fusion = Literal["official", "identity"]
-ConfigT = TypeVar("ConfigT", bound=BackboneConfig)
 _QKV = re.compile(r"(.*blocks\.(\d+)\.attn)\.qkv\.(weight|bias)")
 _QK_NORM = re.compile(r".*blocks\.(\d+)\.attn\.[qk]_norm\.(weight|bias)")
 
