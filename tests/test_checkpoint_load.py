@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import forward, same, save, small_model
+from golden_files import golden
 from safetensors.torch import save_file
 
 from sparsedit_core import DiTConfig, SegmentLayout
@@ -221,7 +222,8 @@ def test_dtype_casts_all_but_the_position_table(tmp_path: Path) -> None:
 
 
 def test_position_scale_is_for_pixart(tmp_path: Path) -> None:
-    assert "PixArt" in load_error(save(tmp_path / "model.pt", {}), position_scale=2.0)
+    path = save(tmp_path / "model.pt", golden("dit_c_nodropout_table").state)
+    assert "position_scale belongs to PixArt" in load_error(path, position_scale=2.0)
 
 
 def write_diffusers(folder: Path, model: Any, **config: Any) -> Path:

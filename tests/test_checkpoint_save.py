@@ -178,7 +178,8 @@ def test_keywords_on_a_file_of_ours(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda d: d.update(version=99), "metadata version 99"),
-        (lambda d: d.update(family="pixart"), "'pixart'"),
+        (lambda d: d.update(family="pixart"), "unknown entries ['null_class'"),
+        (lambda d: d.update(family="unet"), "'unet'"),
         (lambda d: d.pop("config"), "damaged"),
         (lambda d: d["config"].update(depth=2000000000), "2000000000 blocks"),
         (lambda d: d["config"].update(layout="0+999999999x[1,1,1,1]+0"), "999999999"),
