@@ -15,6 +15,7 @@ from .layout import Role
 from .sdtm import Block
 from .tokens import Grid, sincos_table
 
+_KEPT_SIZES = 8  # position tables of this many sizes are kept; one of 4096 tokens is 19 MB
 _PIXELS = 8  # of a picture along a latent's pixel: sizes that nobody gives are those of the latent
 
 
@@ -202,16 +203,18 @@ class PixArt(Backbone):
 
     def _table(self, grid: Grid, device: torch.device) -> Tensor:
         """Positions (1, N, D) of a token grid, float32."""
+        if torch.compiler.is_compiling():  # there it is a constant of the graph; the dictionary would be a guard
+            return self._new_table(grid, device)
         key = grid, device
-        if key not in self._positions or torch.compiler.is_compiling():
-            config = self.config
-            table = sincos_table(config.hidden_size, grid, base=config.grid, scale=config.position_scale).to(device)
-            if torch.compiler.is_compiling():  # there it is a constant of the graph
-                return table
-            while len(self._positions) >= 8:  # sizes in use; a table of 4096 tokens is 19 MB
+        if key not in self._positions:
+            while len(self._positions) >= _KEPT_SIZES:
                 self._positions.pop(next(iter(self._positions)))
-            self._positions[key] = table
+            self._positions[key] = self._new_table(grid, device)
         return self._positions[key]
+
+    def _new_table(self, grid: Grid, device: torch.device) -> Tensor:
+        config = self.config
+        return sincos_table(config.hidden_size, grid, base=config.grid, scale=config.position_scale).to(device)
 
     def initialize_weights(self) -> None:
         """PixArt's initial state: Xavier linear layers, normal embedders and tables, zero text reading and output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tiny_pixart
 import torch
 from torch._dynamo.testing import CompileCounter
 
@@ -31,3 +32,18 @@ def check_grids(model: DiT, counter: CompileCounter) -> None:
         seen.add(grid)
         assert torch.equal(compiled(x, t, y, sparse_grid=grid), model(x, t, y, sparse_grid=grid))
         assert counter.frame_count == len(seen)
+
+
+def test_pixart_has_one_graph_per_grid_too() -> None:
+    model = tiny_pixart.random_model(tiny_pixart.config("1+1x[1,1,1,1]+1", micro_conditioning=True))
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=False)
+    x, t, y, mask, size, aspect = tiny_pixart.inputs(model.config)
+    conditions = {"mask": mask, "size": size, "aspect": aspect}
+    seen = set()
+    with torch.no_grad():
+        for grid in [(2, 2), (3, 3), (1, 2), (2, 2), (4, 4), (3, 3)]:
+            seen.add(grid)
+            found = compiled(x, t, y, sparse_grid=grid, **conditions)
+            assert torch.equal(found, model(x, t, y, sparse_grid=grid, **conditions))
+            assert counter.frame_count == len(seen)
