@@ -11,7 +11,7 @@ from ..checkpoint.export import export_checkpoint
 from ..checkpoint.infer import OFFICIAL_SIDE
 from ..config import check_side
 from ..convert import convert_dense
-from ..grow import grow_patches
+from ..grow import grow_depth, grow_patches
 from ..layout import SegmentLayout
 from . import options
 from .files import check_ending, command_line, versions
@@ -44,6 +44,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a pixel model of N times the side: patches N times as wide, the old pictures enlarged, to be trained on",
     )
     parser.add_argument(
+        "--deepen",
+        type=options.positive,
+        metavar="N",
+        help="a dense DiT of N blocks with the same output: new blocks do nothing until they are trained",
+    )
+    parser.add_argument(
         "--as",
         dest="layout_of",
         choices=("official", "diffusers"),
@@ -63,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     loaded = load_checkpoint(options.model_path(args.dense), **keywords)
     if args.grow is not None:
         loaded = grow_patches(loaded, args.grow)
+    if args.deepen is not None:
+        loaded = grow_depth(loaded, args.deepen)
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
         layout, fusion = SegmentLayout.parse(args.layout), args.fusion or "official"
