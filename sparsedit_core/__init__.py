@@ -9,11 +9,12 @@ from .checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from .config import DiTConfig
-from .convert import convert_dense
+from .config import DiTConfig, PixArtConfig
+from .convert import convert_dense, default_layout
 from .cost import MODELS, Cost, macs
 from .dit import DiT
 from .layout import SegmentLayout
+from .pixart import PixArt
 from .schedule import PRESETS, PruningSchedule
 from .schedule_cost import ScheduleCost, schedule_macs
 
@@ -29,11 +30,14 @@ __all__ = [
     "DiTConfig",
     "Latent",
     "Loaded",
+    "PixArt",
+    "PixArtConfig",
     "PruningSchedule",
     "ScheduleCost",
     "SegmentLayout",
     "__version__",
     "convert_dense",
+    "default_layout",
     "load_checkpoint",
     "macs",
     "read_checkpoint",

@@ -12,12 +12,32 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .backbones import new_model
-from .config import ConfigT
+from .config import BackboneConfig, ConfigT
 from .layout import Role, SegmentLayout
 
 Fusion = Literal["official", "identity"]
 _QKV = re.compile(r"(.*blocks\.(\d+)\.attn)\.qkv\.(weight|bias)")
 _QK_NORM = re.compile(r".*blocks\.(\d+)\.attn\.[qk]_norm\.(weight|bias)")
+
+
+DEFAULT_LAYOUTS = {
+    ("dit", 28): "2+4x[1,3,1,1]+2",  # the released trainer's, DiT-XL
+    ("dit", 12): "1+2x[1,2,1,1]+1",  # fits the printed cost of DiT-B
+    ("pixart", 28): "2+4x[2,2,1,1]+2",  # closest to the printed cost of PixArt-alpha that has Poolingformers
+}
+"""The paper's layouts by family and depth (PAPERS 1.1)."""
+
+
+def default_layout(config: BackboneConfig) -> SegmentLayout:
+    """The paper's layout for this backbone; ``ValueError`` where it has none."""
+    text = DEFAULT_LAYOUTS.get((config.family, config.depth))
+    if text is None:
+        known = ", ".join(f"{family} of {depth} blocks" for family, depth in DEFAULT_LAYOUTS)
+        raise ValueError(
+            f"the paper has no layout for a {config.family} of {config.depth} blocks (it has for {known}); give one, "
+            'such as "1+1x[1,3,1,1]+1" for 8 blocks'
+        )
+    return SegmentLayout.parse(text)
 
 
 def convert_config(

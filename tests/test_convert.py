@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from tiny import SPARSE_LAYOUTS, config, inputs, random_model
 
 from sparsedit_core.checkpoint import sparsedit_to_flat
-from sparsedit_core.convert import convert_dense
+from sparsedit_core.config import DiTConfig, PixArtConfig
+from sparsedit_core.convert import convert_dense, default_layout
 from sparsedit_core.dit import DiT
 from sparsedit_core.layout import SegmentLayout
 
@@ -70,3 +71,11 @@ def test_conversion_refuses() -> None:
         convert_dense(sparse, "1+1x[1,1,1,0]+1")
     with pytest.raises(ValueError, match="cannot read layout 'half'"):
         convert_dense(dense, "half")
+
+
+def test_default_layouts() -> None:
+    assert str(default_layout(DiTConfig())) == "2+4x[1,3,1,1]+2"
+    assert str(default_layout(PixArtConfig())) == "2+4x[2,2,1,1]+2"
+    assert default_layout(DiTConfig(depth=12, hidden_size=768, num_heads=12)).depth == 12
+    with pytest.raises(ValueError, match="no layout for a pixart of 3 blocks"):
+        default_layout(PixArtConfig(depth=3))
