@@ -7,7 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.schedule import PruningSchedule
 from .info import sparsedit_info
 from .pruning_schedule import ScheduleType
@@ -61,7 +61,7 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(patched)
 
 
-def outside_note(schedule: PruningSchedule, config: DiTConfig, trained: PruningSchedule | None) -> str:
+def outside_note(schedule: PruningSchedule, config: BackboneConfig, trained: PruningSchedule | None) -> str:
     """What is worth knowing when ``schedule`` leaves the rates of training; empty when it does not.
 
     Without a stored schedule the model knows one token grid: that of ``config.sparse_side`` at its own size.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..sparsedit_core.checkpoint import Checkpoint, Latent
-from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.diffusion.model_time import Prediction
 from ..sparsedit_core.layout import SegmentLayout
 from ..sparsedit_core.schedule import PruningSchedule
@@ -16,7 +16,7 @@ from ..sparsedit_core.schedule import PruningSchedule
 class SparseDiTInfo:
     """A checkpoint's description; ``source`` names it to the user (a file name, or what was made of it)."""
 
-    config: DiTConfig
+    config: BackboneConfig
     family: str
     format: str
     schedule: PruningSchedule | None

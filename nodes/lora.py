@@ -18,9 +18,9 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.convert import qkv_rows
-from .comfy_dit import fused_shapes
+from .comfy_model import fused_shapes
 
 log = logging.getLogger("sparsedit")
 
@@ -62,7 +62,7 @@ class RowPatch(WeightAdapterBase):  # type: ignore[misc]
         return weight.copy_(whole[own])
 
 
-def split_patches(patches: Mapping[Any, Any], config: DiTConfig) -> tuple[dict[Any, Any], dict[Any, list[Any]]]:
+def split_patches(patches: Mapping[Any, Any], config: BackboneConfig) -> tuple[dict[Any, Any], dict[Any, list[Any]]]:
     """Patches with those of a split ``attn.qkv`` rewritten, and for each original key the keys it became.
 
     Keys are ComfyUI's: a name, or (name, (dimension, start, length)[, function]) for a part of a weight. What has no
@@ -98,7 +98,7 @@ def split_patches(patches: Mapping[Any, Any], config: DiTConfig) -> tuple[dict[A
     return result, became
 
 
-def _parts(name: str, config: DiTConfig) -> list[tuple[str, tuple[int, int]]]:
+def _parts(name: str, config: BackboneConfig) -> list[tuple[str, tuple[int, int]]]:
     """Name and rows of each projection that the fused weight or bias ``name`` is held in."""
     match = _FUSED.fullmatch(name)
     assert match is not None  # fused_shapes made the name

@@ -12,7 +12,9 @@ import comfy.utils
 import torch
 
 from ..sparsedit_core.checkpoint import Checkpoint
-from .comfy_dit import DiTBaseModel, DiTModelConfig
+from .comfy_dit import DiTBaseModel
+from .comfy_model import ModelConfig
+from .comfy_pixart import PixArtBaseModel
 from .info import SparseDiTInfo, dense_info, sparsedit_info
 from .lora import split_qkv_patches
 from .recipes import Recipe
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 log = logging.getLogger("sparsedit")
+
+BASE_MODELS: dict[str, type] = {"dit": DiTBaseModel, "pixart": PixArtBaseModel}
+"""ComfyUI's model of every family."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -51,10 +56,10 @@ def build_from(
     """:func:`build_patcher` with the record that ``recipe`` gave."""
     info = SparseDiTInfo.of(checkpoint, recipe.source)
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
-    config = DiTModelConfig(info)
+    config = ModelConfig(info)
     weights = dtype or _default_dtype(checkpoint, config)
     config.set_inference_dtype(weights, mm.unet_manual_cast(weights, load_device, config.supported_inference_dtypes))
-    model = DiTBaseModel(config, info)
+    model = BASE_MODELS[info.family](config, info)
     model.sparsedit_origin = (recipe, dtype)  # not only in cached_patcher_init: 0.3.64 does not copy that to clones
     patcher = _patcher_class(disable_dynamic)(model, load_device=load_device, offload_device=offload_device)
     if not mm.is_device_cpu(offload_device):
@@ -79,7 +84,7 @@ def model_dtype(model: Any) -> torch.dtype | None:
     return model.model.sparsedit_origin[1]  # type: ignore[no-any-return]
 
 
-def _default_dtype(checkpoint: Checkpoint, config: DiTModelConfig) -> torch.dtype:
+def _default_dtype(checkpoint: Checkpoint, config: ModelConfig) -> torch.dtype:
     state = checkpoint.state
     return mm.unet_dtype(  # type: ignore[no-any-return]
         model_params=comfy.utils.calculate_parameters(state),
@@ -94,7 +99,7 @@ def _patcher_class(disable_dynamic: bool) -> Any:
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
-def _load_weights(model: DiTBaseModel, checkpoint: Checkpoint, patcher: Any) -> None:
+def _load_weights(model: Any, checkpoint: Checkpoint, patcher: Any) -> None:
     options = {}
     if "assign" in inspect.signature(model.load_model_weights).parameters:
         options["assign"] = patcher.is_dynamic()

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.run_record import RunRecord
 from ..sparsedit_core.schedule import PruningSchedule
 
-Signature = tuple[str, DiTConfig, PruningSchedule | None]
+Signature = tuple[str, BackboneConfig, PruningSchedule | None]
 KEPT_RUNS = 64
 
 

@@ -19,7 +19,7 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from comfy_execution.utils import get_executing_context
 
-from ..sparsedit_core.config import DiTConfig
+from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
 from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
@@ -177,11 +177,11 @@ def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[
     return {**transformer_options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}}, computed
 
 
-def _dense_grid(config: DiTConfig, x: Any) -> Grid:
+def _dense_grid(config: BackboneConfig, x: Any) -> Grid:
     return -(-x.shape[-2] // config.patch_size), -(-x.shape[-1] // config.patch_size)
 
 
-def _sparse_grid(config: DiTConfig, schedule: PruningSchedule | None, time: float, dense: Grid) -> Grid | None:
+def _sparse_grid(config: BackboneConfig, schedule: PruningSchedule | None, time: float, dense: Grid) -> Grid | None:
     if config.layout is None:
         return None
     return schedule.grid(time, dense) if schedule else default_sparse_grid(dense, config.sparse_side)
