@@ -1,4 +1,4 @@
-"""Noise and labels in, pictures and an account of every evaluation out: the one sampling of the command line."""
+"""Noise and conditions in, pictures and an account of every evaluation out: the one sampling of the command line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .checkpoint import Loaded
+from .conditions import Captions, Conditions, call_model, check_conditions, has_null, without_content
 from .device import wait
 from .diffusion import (
     Diffusion,
@@ -112,29 +113,31 @@ def initial_noise(
 def sample(
     loaded: Loaded,
     noise: Tensor,
-    labels: Tensor,
+    conditions: Conditions,
     options: SampleOptions | None = None,
     *,
+    negative: Captions | None = None,
     seed: int = 0,
     first: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> Samples:
-    """Turn noise (B, C, H, W) into pictures of the classes ``labels`` (B,), on the model's device.
+    """Turn noise (B, C, H, W) into pictures of ``conditions``, classes (B,) or captions, on the model's device.
 
-    ``seed`` is that of the noise a stochastic sampler adds, for pictures numbered from ``first``; ``progress`` is
-    called with the pictures of a batch after each of its evaluations. ``ValueError`` for a label, sampler or schedule
-    that the model does not have, ``ArithmeticError`` when the pictures are not finite.
+    ``negative`` are captions, one a picture, that guidance leads away from instead of the null caption; ``seed`` is that of the noise a stochastic sampler adds, for pictures numbered from ``first``; ``progress`` is
+    called with the pictures of a batch after each of its evaluations. ``ValueError`` for a label, caption, sampler or
+    schedule that the model does not have, ``ArithmeticError`` when the pictures are not finite.
     """
     options = options or SampleOptions()
     options = replace(options, sampler=_sampler(loaded, options.sampler))
-    _check(loaded, noise, labels, options)
+    _check(loaded, noise, conditions, options, negative)
     generators = seeded_generators([s + 1_000_000_007 for s in picture_seeds(len(noise), seed, first)])
     images: list[Tensor] = []
     records: list[list[Evaluation]] = []
     for start in range(0, len(noise), options.batch):
         part = slice(start, start + options.batch)
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
-        images.append(_run(recorder, noise[part], labels[part], options, generators[part]).cpu())
+        away = None if negative is None else negative[part]
+        images.append(_run(recorder, noise[part], conditions[part], away, options, generators[part]).cpu())
         records.append(recorder.evaluations)
     finished = torch.cat(images) / loaded.latent.scale
     if not bool(torch.isfinite(finished).all()):
@@ -165,13 +168,13 @@ class _Recorder:
             return default_sparse_grid(self.dense, config.sparse_side)
         return self.schedule.grid(moment, self.dense)
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor, pictures: int) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, y: Conditions, pictures: int) -> Tensor:
         moment = diffusion_time(t, self.loaded.prediction)
         grid = self.grid(moment)
         wait(x.device)
         start = time.perf_counter()
         with torch.no_grad():
-            output: Tensor = self.model(x.to(self.weight.dtype), t, y, sparse_grid=grid)
+            output = call_model(self.model, x.to(self.weight.dtype), t, y, sparse_grid=grid)
         wait(x.device)
         seconds, config, images = time.perf_counter() - start, self.loaded.config, len(x)
         self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds))
@@ -183,16 +186,20 @@ class _Recorder:
 def _run(
     recorder: _Recorder,
     noise: Tensor,
-    labels: Tensor,
+    conditions: Conditions,
+    negative: Captions | None,
     options: SampleOptions,
     generators: list[torch.Generator],
 ) -> Tensor:
-    loaded, device = recorder.loaded, recorder.weight.device
-    noise, labels = noise.to(device), labels.to(device)
+    device = recorder.weight.device
+    noise, conditions = noise.to(device), conditions.to(device)
+    away: Conditions = conditions  # is not used at scale 1, where a model needs no null condition
+    if options.cfg != 1.0:
+        away = without_content(recorder.model, conditions) if negative is None else negative.to(device)
     model_fn: ModelFn = with_guidance(
         lambda x, t, y: recorder(x, t, y, len(noise)),
-        labels,
-        loaded.config.num_classes,
+        conditions,
+        away,
         options.cfg,
         channels=options.guided_channels,
     )
@@ -213,17 +220,25 @@ def _sampler(loaded: Loaded, wanted: Sampler | None) -> Sampler:
     return wanted or fitting[0]
 
 
-def _check(loaded: Loaded, noise: Tensor, labels: Tensor, options: SampleOptions) -> None:
+def _check(
+    loaded: Loaded, noise: Tensor, conditions: Conditions, options: SampleOptions, negative: Captions | None
+) -> None:
     config = loaded.config
-    if noise.ndim != 4 or noise.shape[1] != config.in_channels or labels.shape != noise.shape[:1] or not len(noise):
+    flat = isinstance(conditions, Captions) or conditions.ndim == 1
+    if noise.ndim != 4 or noise.shape[1] != config.in_channels or not flat or not len(conditions) == len(noise) > 0:
         raise ValueError(
-            f"found noise {tuple(noise.shape)} and labels {tuple(labels.shape)}; expected "
-            f"(B, {config.in_channels}, H, W) and (B,) with B of 1 or more"
+            f"found noise {tuple(noise.shape)} and {len(conditions)} conditions; expected (B, {config.in_channels}, H, "
+            "W) and labels (B,) or B captions, with B of 1 or more"
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= config.num_classes:
-        raise ValueError(f"the classes of this model are 0 .. {config.num_classes - 1}, found {labels.tolist()[:10]}")
-    if options.cfg != 1.0 and not config.null_class:
-        raise ValueError(f"guidance {options.cfg:g} needs a null class, which this model does not have; use 1")
+    check_conditions(config, conditions)
+    if negative is not None:
+        check_conditions(config, negative)
+        if len(negative) != len(noise):
+            raise ValueError(f"there are {len(negative)} negative captions for {len(noise)} pictures; give one each")
+    if options.cfg != 1.0 and negative is None and not has_null(config):
+        raise ValueError(
+            f"guidance {options.cfg:g} needs a null class or caption, which this model does not have; use 1"
+        )
     if options.schedule is not None and config.layout is None:
         raise ValueError(
             "a pruning schedule was given but the model is dense; convert it first: sparsedit convert --help"

@@ -62,7 +62,7 @@ def batch_loss(model: DiT, bfloat16: bool) -> torch.Tensor:
     with fast_attention([model], bfloat16), torch.amp.autocast("cpu", torch.bfloat16, enabled=bfloat16):
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return model(x, t, batch.labels, sparse_grid=batch.grid)
+            return model(x, t, batch.conditions, sparse_grid=batch.grid)
 
         return Objective("flow").losses(predict, batch)["loss"].mean()
 

@@ -18,8 +18,8 @@ from sparsedit_core.diffusion import (
     sample_ddim,
     sample_ddpm,
     seeded_generators,
+    with_conditions,
     with_guidance,
-    with_labels,
 )
 from sparsedit_core.dit import DiT
 from sparsedit_core.schedule import PruningSchedule
@@ -48,7 +48,7 @@ def fixture(name: str) -> tuple[Golden, DiT]:
 def run(file: Golden, model: Callable[..., Tensor], kind: str) -> tuple[Tensor, Tensor]:
     """Samples (11, B, ...) and predicted images (10, B, ...) of our own samplers with the stored noise."""
     y, noise, start = file.input["y"], file.input["noise"], file.input["x_T"]
-    model_fn = with_labels(model, y)
+    model_fn = with_conditions(model, y)
     if kind.endswith("_cfg"):
         model_fn = with_guidance(model, y, NULL_LABEL, float(file.input["cfg_scale"]))
     samples, images = [start], []

@@ -45,7 +45,7 @@ def test_the_run_is_the_plain_loop(tmp_path: Path) -> None:
             batch = batches(2 * step + part).to(torch.device("cpu"), torch.float64)
             t = batch.times[:, None, None, None]
             x = (1 - t) * batch.images + t * batch.noise
-            predicted = model(x, batch.times.float() * 1000, batch.labels, sparse_grid=batch.grid)
+            predicted = model(x, batch.times.float() * 1000, batch.conditions, sparse_grid=batch.grid)
             (0.5 * (batch.noise - batch.images - predicted).pow(2).mean()).backward()
         norm = math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in weights))
         assert norm > 0.05
@@ -172,7 +172,7 @@ def test_other_misfits(tmp_path: Path) -> None:
     nameless = random_model(config(null_class=False, learn_sigma=False))
     with pytest.raises(ValueError, match="label_drop needs a null class"):
         go(out, Loaded(model=nameless, config=nameless.config, prediction="flow"))
-    with pytest.raises(ValueError, match="label 5, but the model's label table"):
+    with pytest.raises(ValueError, match=r"classes of this model are 0 .. 4, found \[5"):
         go(out, source=MemorySource(highest=6))
     with pytest.raises(ValueError, match=r"distill_features=1\.0 needs a teacher"):
         go(out, settings=options(distill_features=1.0))

@@ -12,7 +12,7 @@ from tiny import config, random_model
 from torch import Tensor
 from train_runs import LAYOUT, SCHEDULE, MemorySource, options, tiny_model
 
-from sparsedit_core.diffusion import Diffusion, with_labels
+from sparsedit_core.diffusion import Diffusion, with_conditions
 from sparsedit_core.dit import DiT
 from sparsedit_core.layout import SegmentLayout
 from sparsedit_core.train.batches import MicroBatch, MicroBatches, ahead
@@ -28,7 +28,7 @@ def test_the_loss_is_that_of_the_original_project(name: str) -> None:
     file = golden("sparsedit_l_training_loss")
     model, t = golden_model(file), file.input["t"]
     batch = MicroBatch(file.input["x0"], file.input["y"], t, file.input["noise"], None)
-    found = Objective(name).losses(with_labels(model, batch.labels), batch)
+    found = Objective(name).losses(with_conditions(model, batch.conditions), batch)
     for part in ("loss", "mse", "vb"):
         expected = file.output[f"{GROUPS[name]}/{part}"]
         torch.testing.assert_close(found[part][t > 0], expected[t > 0], rtol=1e-5, atol=1e-7)
@@ -148,7 +148,7 @@ def test_a_micro_batch_depends_on_its_number_alone() -> None:
     forwards = list(ahead(make, range(6)))
     for number in reversed(range(6)):
         again, before = batches()(number), forwards[number]
-        assert (again.grid, again.labels.tolist()) == (before.grid, before.labels.tolist())
+        assert (again.grid, again.conditions.tolist()) == (before.grid, before.conditions.tolist())
         assert all(torch.equal(getattr(again, name), getattr(before, name)) for name in ("images", "times", "noise"))
     assert not torch.equal(forwards[0].noise, forwards[1].noise)
     assert not torch.equal(batches(seed=1)(0).noise, forwards[0].noise)
@@ -157,12 +157,12 @@ def test_a_micro_batch_depends_on_its_number_alone() -> None:
 
 def test_labels_are_dropped_as_often_as_asked() -> None:
     make = batches(label_drop=0.25, batch=400, pictures=400)
-    dropped = torch.cat([make(number).labels for number in range(10)]) == 5
+    dropped = torch.cat([make(number).conditions for number in range(10)]) == 5
     assert abs(float(dropped.float().mean()) - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
-    assert not (batches(label_drop=0.0)(0).labels == 5).any()
+    assert not (batches(label_drop=0.0)(0).conditions == 5).any()
 
 
 def test_errors_of_the_data_thread_arrive() -> None:
     make = MicroBatches(MemorySource(highest=7), tiny_model(LAYOUT).config, SCHEDULE, "flow", options(), 1)
-    with pytest.raises(ValueError, match=r"label 5, but the model's label table has the classes 0 \.\. 4"):
+    with pytest.raises(ValueError, match=r"classes of this model are 0 \.\. 4, found \[5"):
         list(ahead(make, range(10)))

@@ -10,7 +10,7 @@ from golden_files import FORWARD_TOLERANCE, assert_close, golden
 from golden_models import flat_name, golden_config, golden_model
 from torch import Tensor
 
-from sparsedit_core.diffusion import Diffusion, flow_losses, training_losses, with_labels
+from sparsedit_core.diffusion import Diffusion, flow_losses, training_losses, with_conditions
 from sparsedit_core.diffusion.losses import discretized_log_likelihood, min_snr_weight, normal_kl
 
 PROJECTS = {"dit": "none", "sparsedit": "min_snr"}
@@ -44,7 +44,7 @@ def test_model_losses_and_gradients_equal_the_original(project: str) -> None:
     model, t = golden_model(file), file.input["t"]
     found = training_losses(
         Diffusion(),
-        with_labels(model, file.input["y"]),
+        with_conditions(model, file.input["y"]),
         file.input["x0"],
         t,
         file.input["noise"],

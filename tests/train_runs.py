@@ -35,6 +35,8 @@ class MemorySource:
     input_size = (8, 8)
     num_classes = 5
     class_names = None
+    caption_channels = None
+    caption_tokens = 0
 
     @property
     def fingerprint(self) -> str:

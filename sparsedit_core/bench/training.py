@@ -39,6 +39,8 @@ class RandomSource:
     """One batch of noise, given again and again: a source that costs nothing, for models without data at hand."""
 
     class_names = None
+    caption_channels = None
+    caption_tokens = 0
     count = None
     fingerprint = "noise"
 
@@ -215,7 +217,7 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
 
             def predict(x: Tensor, t: Tensor, batch: MicroBatch = batch) -> Tensor:
                 with torch.amp.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                    output: Tensor = model(x, t, batch.labels, sparse_grid=batch.grid)
+                    output: Tensor = model(x, t, batch.conditions, sparse_grid=batch.grid)
                 return output.float()
 
             loss = objective.losses(predict, batch)["loss"].mean()

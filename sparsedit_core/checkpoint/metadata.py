@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from ..config import CONFIGS, DiTConfig
+from ..config import CONFIGS, DiTConfig, PixArtConfig
 from ..diffusion.model_time import Prediction
 from ..schedule import PruningSchedule
 from .errors import CheckpointError
@@ -28,6 +28,7 @@ def to_metadata(description: Description) -> dict[str, str]:
         "prediction": description.prediction,
         "latent": description.latent.to_json(),
         "class_names": None if description.class_names is None else list(description.class_names),
+        "words": None if description.words is None else list(description.words),
         "metadata": description.metadata,
     }
     try:
@@ -55,7 +56,7 @@ def from_metadata(metadata: Mapping[str, str], blocks: int) -> Description | Non
                 f"the file holds a {data['family']!r} model; this program reads {', '.join(CONFIGS)}; update it"
             )
         _check_blocks(data["config"], blocks)
-        names = data.get("class_names")
+        names, words = data.get("class_names"), data.get("words")
         schedule = data.get("schedule")
         description = Description(
             config=CONFIGS[data["family"]].from_json(data["config"]),
@@ -63,6 +64,7 @@ def from_metadata(metadata: Mapping[str, str], blocks: int) -> Description | Non
             prediction=data["prediction"],
             latent=Latent.from_json(data["latent"]),
             class_names=None if names is None else tuple(map(str, names)),
+            words=None if words is None else tuple(map(str, words)),
             metadata=dict(data.get("metadata") or {}),
         )
         check_description(description)
@@ -81,6 +83,9 @@ def check_description(description: Description) -> None:
     classes = config.num_classes if isinstance(config, DiTConfig) else 0
     if names is not None and len(names) != classes:
         raise CheckpointError(f"there are {len(names)} class names for {classes} classes; give one per class")
+    words, width = description.words, config.caption_channels if isinstance(config, PixArtConfig) else 0
+    if words is not None and len(words) != width:
+        raise CheckpointError(f"there are {len(words)} words for text features of width {width}; give one per feature")
     if description.latent.channels != config.in_channels:
         raise CheckpointError(
             f"the latent space has {description.latent.channels} channels but the model takes {config.in_channels}"

@@ -70,6 +70,7 @@ class Description:
     ``schedule``     the schedule the model was trained with, or None
     ``prediction``   "eps": noise (every file but ours); "flow": velocity of rectified flow
     ``class_names``  one name per class, or None
+    ``words``        vocabulary of a PixArt whose captions are words of a table (words.py), or None
     ``metadata``     free entries of our own files
     """
 
@@ -79,6 +80,7 @@ class Description:
     prediction: Prediction = "eps"
     latent: Latent = field(default_factory=Latent)
     class_names: tuple[str, ...] | None = None
+    words: tuple[str, ...] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -32,6 +32,7 @@ def save_checkpoint(
     prediction: Prediction | None = None,
     latent: Latent | None = None,
     class_names: tuple[str, ...] | None = None,
+    words: tuple[str, ...] | None = None,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -54,6 +55,7 @@ def save_checkpoint(
     description.prediction = prediction or description.prediction
     description.latent = latent or description.latent
     description.class_names = tuple(class_names) if class_names is not None else description.class_names
+    description.words = tuple(words) if words is not None else description.words
     description.metadata = {**description.metadata, **(metadata or {})}
     table = own_table(description.config)
     raise_problems(fit_problems(state, table, description.config), "sparsedit_core")

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("ablate runs in one process; launch it without torchrun or accelerate launch")
     options.set_threads(args)
-    source = source_from(args)
+    source = source_from(args, "dit")
     loaded = load_checkpoint(
         options.model_path(args.dense), dtype=torch.float32, **(options.facts(args) | {"sparse_side": None})
     )

@@ -18,7 +18,7 @@ from . import options, text
 from .comparing import UNITS, Entry, decibel, header, likeness
 from .files import check_ending, command_line, to_json, versions, write_json, write_png
 from .progress import label_tensor, sample_with_bar
-from .sample import caption, view
+from .sample import captions, view
 
 SUMMARY = "sample a SparseDiT and its dense model from the same noise: seconds, MACs, PSNR, SSIM"
 EXAMPLE = "sparsedit compare bundled:sparsedit --classes all --out compare.png"
@@ -140,7 +140,7 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor) -> Image.Image:
         if entry.like is not None:
             notes.append(f"PSNR {decibel(entry.like)}")
         rows.append(Row(entry.name, notes, to_pictures(view(images, loaded), zoom=zoom)))
-    names = [caption(loaded, int(label)) for label in labels[:SHOWN]]
+    names = captions(loaded, labels[:SHOWN])
     below = "from the same noise" + (
         "" if loaded.latent.kind == "pixel" else "; rough colours of the latents, not decoded"
     )

@@ -23,7 +23,7 @@ from .compare import measure
 from .comparing import UNITS, Entry, decibel, header
 from .files import check_folder, command_line, to_json, versions, write_json, write_png
 from .pictures import check_fits
-from .sample import caption
+from .sample import captions
 
 SUMMARY = "sample the bundled dense and sparse models under several schedules: a sheet of pictures and a report"
 EXAMPLE = "sparsedit demo --out sparsedit-demo"
@@ -110,7 +110,7 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor, args: argparse.N
         f"64x64 pixels shown twice as large; {args.steps} Euler steps, no guidance; "
         f"seconds of {len(labels)} pictures; PSNR and SSIM against dense"
     )
-    names = [caption(loaded, int(label)) for label in labels[:count]]
+    names = captions(loaded, labels[:count])
     return row_sheet(rows, names, title="The bundled models from the same noise", below=below)
 
 

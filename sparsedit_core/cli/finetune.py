@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> None:
     """Convert, train, save."""
     check_ending(args.out, ".safetensors")
     options.set_threads(args)
-    source = source_from(args)
     facts = options.facts(args) | {"sparse_side": None}  # here it is that of the conversion
     loaded = load_checkpoint(options.model_path(args.dense), dtype=torch.float32, **facts)
+    source = source_from(args, loaded.family)
     before = {"name": Path(args.dense).name, "metadata": loaded.metadata}
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:

@@ -11,8 +11,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..conditions import Captions, Conditions
 from ..sampling import Samples, grid_counts, initial_noise
 from ..sheets import grid_sheet, to_pictures
+from ..words import WordEncoder
 from . import options, text
 from .comparing import UNITS
 from .files import check_ending, command_line, to_json, write_bytes, write_png
@@ -77,15 +79,15 @@ def run(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace, loaded: Loaded, samples: Samples, labels: Tensor) -> list[Path]:
     """The pictures, and for latent models the latents themselves."""
-    captions = [caption(loaded, int(label)) for label in labels]
+    names = captions(loaded, labels)
     if loaded.latent.kind == "pixel":
         zoom = 1 if args.separate or len(labels) == 1 else max(1, 128 // samples.images.shape[-1])
-        return write_pictures(args, to_pictures(samples.images, zoom=zoom), captions, "")
+        return write_pictures(args, to_pictures(samples.images, zoom=zoom), names, "")
     latents = args.out.with_suffix(".latent")
     content = {"latent_tensor": samples.images, "latent_format_version_0": torch.zeros(0)}
     files = [write_bytes(latents, to_safetensors({key: value.contiguous() for key, value in content.items()}))]
     note = "rough colours of the latents, not decoded"
-    return files + write_pictures(args, to_pictures(view(samples.images, loaded), zoom=4), captions, note)
+    return files + write_pictures(args, to_pictures(view(samples.images, loaded), zoom=4), names, note)
 
 
 def view(images: Tensor, loaded: Loaded) -> Tensor:
@@ -112,9 +114,13 @@ def write_pictures(args: argparse.Namespace, pictures: list[Image.Image], captio
     return [write_png(out, grid_sheet(pictures, captions, columns=columns, title=title, below=below))]
 
 
-def caption(loaded: Loaded, label: int) -> str:
-    """A class by name where the file has names."""
-    return loaded.class_names[label] if loaded.class_names else f"class {label}"
+def captions(loaded: Loaded, conditions: Conditions) -> list[str]:
+    """What each picture shows: its class by name where the file has names, its caption where words tell it."""
+    if isinstance(conditions, Captions):
+        known = WordEncoder(loaded.words).texts(conditions) if loaded.words else [""] * len(conditions)
+        return [text or f"picture {number}" for number, text in enumerate(known)]
+    names = loaded.class_names
+    return [names[label] if names else f"class {label}" for label in conditions.tolist()]
 
 
 def _text(files: list[Path], samples: Samples, loaded: Loaded, count: int) -> str:

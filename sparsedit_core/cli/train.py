@@ -1,4 +1,4 @@
-"""``train``: a DiT from the beginning, or the classifier that judges the procedural pictures."""
+"""``train``: a DiT or PixArt from the beginning, or the classifier that judges the procedural pictures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from ..backbones import new_model
 from ..checkpoint import Loaded, load_checkpoint
-from ..config import DiTConfig
-from ..dit import DiT
+from ..config import CONFIGS, BackboneConfig, DiTConfig, PixArtConfig
 from ..layout import SegmentLayout
 from ..train.data import PROCEDURAL
 from ..train.objective import PREDICTIONS
 from ..train.options import TrainOptions
-from ..train.source import ProceduralSource, Source
+from ..train.source import ProceduralCaptions, ProceduralSource, Source
 from ..train.train_judge import save_judge, train_classifier
 from . import options
 from .files import check_ending, command_line
@@ -35,6 +35,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="the .safetensors file to write")
     parser.add_argument("--init", metavar="FILE", help="go on from the weights of this checkpoint")
     group = parser.add_argument_group("the model")
+    group.add_argument(
+        "--family", choices=CONFIGS, help="dit: of classes (default); pixart: of captions, which are words of a table"
+    )
     for name, default in SHAPE.items():
         kind = float if isinstance(default, float) else options.positive
         flag = "--" + name.replace("_", "-")
@@ -63,26 +66,31 @@ def run(args: argparse.Namespace) -> None:
         _check_classifier(args)
         _classifier(args)
         return
-    source = source_from(args)
-    loaded, facts = _model(args, source)
-    run_training(loaded, args, source, facts)
-
-
-def _model(args: argparse.Namespace, source: Source) -> tuple[Loaded, dict[str, Any]]:
     if args.init is None:
-        torch.manual_seed(args.seed)
-        model = DiT(_config(args, source))
-        model.initialize_weights()
-        loaded = Loaded(
-            model=model,
-            config=model.config,
-            schedule=options.schedule_from(args),
-            prediction=PREDICTIONS.get(args.objective, "flow"),
-            latent=source.latent,
-            class_names=source.class_names,
-        )
-        return loaded, {}
-    given = [name for name in (*SHAPE, "layout") if getattr(args, name) is not None]
+        source = source_from(args, args.family or "dit")
+        run_training(_new(args, source), args, source, {})
+    else:
+        loaded, facts = _given(args)
+        run_training(loaded, args, source_from(args, loaded.family), facts)
+
+
+def _new(args: argparse.Namespace, source: Source) -> Loaded:
+    torch.manual_seed(args.seed)
+    model = new_model(_config(args, source))
+    model.initialize_weights()
+    return Loaded(
+        model=model,
+        config=model.config,
+        schedule=options.schedule_from(args),
+        prediction=PREDICTIONS.get(args.objective, "flow"),
+        latent=source.latent,
+        class_names=source.class_names,
+        words=source.words if isinstance(source, ProceduralCaptions) else None,
+    )
+
+
+def _given(args: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+    given = [name for name in ("family", *SHAPE, "layout") if getattr(args, name) is not None]
     if given:
         raise ValueError(f"--init brings the model's shape; leave out --{given[0].replace('_', '-')}")
     loaded = owned(load_checkpoint(options.model_path(args.init), dtype=torch.float32))
@@ -90,28 +98,30 @@ def _model(args: argparse.Namespace, source: Source) -> tuple[Loaded, dict[str, 
     return loaded, {"init": {"name": Path(args.init).name, "metadata": loaded.metadata}}
 
 
-def _config(args: argparse.Namespace, source: Source) -> DiTConfig:
+def _config(args: argparse.Namespace, source: Source) -> BackboneConfig:
     defaults = SHAPE | ({} if source.latent.kind == "pixel" else {"patch_size": 2})
     shape = {
         name: default if getattr(args, name) is None else getattr(args, name) for name, default in defaults.items()
     }
-    return DiTConfig(
-        input_size=source.input_size,
-        patch_size=int(shape["patch_size"]),
-        in_channels=source.latent.channels,
-        hidden_size=int(shape["hidden_size"]),
-        depth=int(shape["depth"]),
-        num_heads=int(shape["heads"]),
-        mlp_ratio=shape["mlp_ratio"],
-        num_classes=source.num_classes,
-        learn_sigma=PREDICTIONS.get(args.objective) == "eps",
-        layout=None if args.layout is None else SegmentLayout.parse(args.layout),
-    )
+    common: dict[str, Any] = {
+        "input_size": source.input_size,
+        "patch_size": int(shape["patch_size"]),
+        "in_channels": source.latent.channels,
+        "hidden_size": int(shape["hidden_size"]),
+        "depth": int(shape["depth"]),
+        "num_heads": int(shape["heads"]),
+        "mlp_ratio": shape["mlp_ratio"],
+        "learn_sigma": PREDICTIONS.get(args.objective) == "eps",
+        "layout": None if args.layout is None else SegmentLayout.parse(args.layout),
+    }
+    if source.caption_channels is None:
+        return DiTConfig(num_classes=source.num_classes, **common)
+    return PixArtConfig(caption_channels=source.caption_channels, caption_tokens=source.caption_tokens, **common)
 
 
 def _check_classifier(args: argparse.Namespace) -> None:
     usual = {item.name: item.default for item in fields(TrainOptions) if item.name != "seed"} | {"data": PROCEDURAL}
-    flags = (*SHAPE, "init", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
+    flags = (*SHAPE, "family", "init", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
     flags = (*flags, "preset", "schedule", "rate_noise", "rate_clean", "hold", "hold_fraction", "curve", "levels")
     for name, default in (usual | dict.fromkeys(flags)).items():
         if (getattr(args, name) or None) != (default or None):

@@ -14,6 +14,7 @@ import torch
 
 from ..backbone import Backbone
 from ..checkpoint import Loaded, load_checkpoint
+from ..config import Family
 from ..train.checks import check_source
 from ..train.data import PROCEDURAL, open_source
 from ..train.engine import train
@@ -36,7 +37,7 @@ HELP = {
     "weight_decay": "AdamW's weight decay",
     "beta2": "AdamW's decay of squared gradients",
     "clip": "largest norm of a gradient, 0 for no limit",
-    "label_drop": "fraction of labels replaced by the null class",
+    "label_drop": "fraction of labels or captions replaced by the null class or caption",
     "ema": "decay of the averaged weights per step; they are what is saved",
     "seed": "seed of the data, the noise and the initial weights",
     "first": "number of the first picture",
@@ -101,9 +102,9 @@ def training_options(args: argparse.Namespace) -> TrainOptions:
     return TrainOptions(**values)
 
 
-def source_from(args: argparse.Namespace) -> Source:
-    """The data that ``--data`` names, in the order of ``--seed``."""
-    return open_source(args.data, seed=args.seed)
+def source_from(args: argparse.Namespace, family: Family) -> Source:
+    """The data that ``--data`` names, in the order of ``--seed``, with what models of the family are conditioned on."""
+    return open_source(args.data, seed=args.seed, captions=family == "pixart")
 
 
 def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts: dict[str, Any] | None = None) -> None:
@@ -114,7 +115,7 @@ def run_training(loaded: Loaded, args: argparse.Namespace, source: Source, facts
         log = RunLog(args.out)
         watchers: list[Watcher] = [log, Curves(args.out.with_suffix(".curves.png"), log)]
         if args.sheet_every is not None:
-            watchers.append(Sheets(args.out.with_suffix(".sheets"), loaded, args.sheet_every, args.seed))
+            watchers.append(Sheets(args.out.with_suffix(".sheets"), loaded, source, args.sheet_every, args.seed))
         if args.tensorboard is not None:
             watchers.append(stack.enter_context(TensorBoard(args.tensorboard)))
         watchers.append(stack.enter_context(Bar(settings)))

@@ -13,16 +13,18 @@ from tqdm import tqdm
 
 from ..backbone import Backbone
 from ..checkpoint import Loaded
+from ..conditions import Conditions, has_null, with_classes
 from ..extras import imported
 from ..sampling import SampleOptions, initial_noise, sample
 from ..sheets import grid_sheet, to_pictures
 from ..train.curves import draw_curves
 from ..train.options import TrainOptions
 from ..train.progress import Progress, RunLog, Watcher
+from ..train.source import Source
 from .files import write_png
-from .sample import caption, view
+from .sample import captions, view
 
-SHEET_STEPS, SHEET_GUIDANCE, SHEET_CLASSES = 20, 1.5, 10
+SHEET_STEPS, SHEET_GUIDANCE, SHEET_PICTURES = 20, 1.5, 10
 
 
 class Bar(Watcher):
@@ -63,30 +65,38 @@ class Curves(Watcher):
 
 
 class Sheets(Watcher):
-    """Samples of the averaged weights every ``every`` steps, always of the same noise."""
+    """Samples of the averaged weights every ``every`` steps, always of the same noise and conditions."""
 
-    def __init__(self, folder: Path, loaded: Loaded, every: int, seed: int) -> None:
+    def __init__(self, folder: Path, loaded: Loaded, source: Source, every: int, seed: int) -> None:
         self.folder, self.loaded, self.every, self.seed = folder, loaded, every, seed
+        self.conditions = sheet_conditions(loaded, source)
 
     def step(self, progress: Progress, averaged: Backbone) -> None:
         """See train/progress.py."""
         if progress.step % self.every == 0 or progress.step == progress.steps:
             loaded = replace(self.loaded, model=averaged)
             below = f"after step {progress.step}, seed {self.seed}, {SHEET_STEPS} steps, guidance {SHEET_GUIDANCE}"
-            sheet = sample_sheet(loaded, self.seed, below)
+            sheet = sample_sheet(loaded, self.conditions, self.seed, below)
             write_png(self.folder / f"step-{progress.step:08d}.png", sheet)
 
 
-def sample_sheet(loaded: Loaded, seed: int, below: str) -> Any:
-    """A picture of up to ten classes, spread over all; latents in rough colours."""
-    classes = min(SHEET_CLASSES, loaded.config.num_classes)
-    labels = torch.arange(classes) * loaded.config.num_classes // classes
-    guidance = SHEET_GUIDANCE if loaded.config.null_class else 1.0
-    noise = initial_noise(loaded, classes, seed=seed)
-    images = sample(loaded, noise, labels, SampleOptions(SHEET_STEPS, cfg=guidance), seed=seed).images
+def sheet_conditions(loaded: Loaded, source: Source) -> Conditions:
+    """What a sheet shows: up to ten classes, spread over all, or the captions of the first samples."""
+    if loaded.family == "pixart":
+        return source.batch(0, min(SHEET_PICTURES, source.count or SHEET_PICTURES))[1]
+    classes = with_classes(loaded.config).num_classes
+    shown = min(SHEET_PICTURES, classes)
+    return torch.arange(shown) * classes // shown
+
+
+def sample_sheet(loaded: Loaded, conditions: Conditions, seed: int, below: str) -> Any:
+    """A picture for each of the conditions; latents in rough colours."""
+    guidance = SHEET_GUIDANCE if has_null(loaded.config) else 1.0
+    noise = initial_noise(loaded, len(conditions), seed=seed)
+    images = sample(loaded, noise, conditions, SampleOptions(SHEET_STEPS, cfg=guidance), seed=seed).images
     pictures = to_pictures(view(images, loaded), zoom=max(1, 128 // images.shape[-1]))
-    captions = [caption(loaded, int(label)) for label in labels]
-    return grid_sheet(pictures, captions, columns=5, title="Samples of the averaged weights", below=below)
+    names = captions(loaded, conditions)
+    return grid_sheet(pictures, names, columns=5, title="Samples of the averaged weights", below=below)
 
 
 class TensorBoard(Watcher):

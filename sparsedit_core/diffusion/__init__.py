@@ -3,7 +3,7 @@
 from .betas import linear_betas
 from .flow import flow_noise, flow_times, sample_flow
 from .gaussian import Diffusion, ModelFn
-from .guidance import combine_guidance, with_guidance, with_labels
+from .guidance import combine_guidance, with_conditions, with_guidance
 from .losses import flow_losses, training_losses
 from .model_time import diffusion_time
 from .noise import draw_noise, seeded_generators
@@ -27,6 +27,6 @@ __all__ = [
     "sample_flow",
     "seeded_generators",
     "training_losses",
+    "with_conditions",
     "with_guidance",
-    "with_labels",
 ]

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..conditions import Captions, Conditions, check_conditions, with_classes
 from ..config import BackboneConfig
 from ..diffusion.model_time import Prediction
 from ..schedule import PruningSchedule
@@ -29,12 +30,12 @@ T = TypeVar("T")
 class MicroBatch:
     """What one forward and backward pass works on.
 
-    ``images``  (B, C, H, W) samples in model space; ``noise``  like them; ``labels``  (B,) int64, some of them
-    replaced by the null class; ``times``  (B,) as :func:`times.draw_times` gives them; ``grid``  None if dense.
+    ``images``  (B, C, H, W) samples in model space; ``noise``  like them; ``conditions``  labels (B,) or captions,
+    some of them replaced by the null class or caption; ``times``  (B,) as :func:`times.draw_times` gives them; ``grid``  None if dense.
     """
 
     images: Tensor
-    labels: Tensor
+    conditions: Conditions
     times: Tensor
     noise: Tensor
     grid: Grid | None
@@ -45,7 +46,7 @@ class MicroBatch:
         return replace(
             self,
             images=self.images.to(device, dtype, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
+            conditions=self.conditions.to(device, non_blocking=True),
             times=times.to(device, non_blocking=True),
             noise=self.noise.to(device, dtype, non_blocking=True),
         )
@@ -53,7 +54,10 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """The micro-batches of a run; a step has ``slots`` of them, number n is slot n % slots of step n // slots."""
+    """The micro-batches of a run; a step has ``slots`` of them, number n is slot n % slots of step n // slots.
+
+    ``null_caption``  (l, C), what takes the place of dropped captions; of labels it is the config's null class.
+    """
 
     source: Source
     config: BackboneConfig
@@ -61,12 +65,13 @@ class MicroBatches:
     prediction: Prediction
     options: TrainOptions
     slots: int = 1
+    null_caption: Tensor | None = None
 
     def __call__(self, number: int) -> MicroBatch:
-        """Micro-batch ``number``; ``ValueError`` for a label that the model's table has no row for."""
+        """Micro-batch ``number``; ``ValueError`` for a label or caption that the model cannot take."""
         size = self.options.part(self.slots)
-        images, labels = self.source.batch(self.options.first + number * size, size)
-        self._check_labels(labels)
+        images, conditions = self.source.batch(self.options.first + number * size, size)
+        check_conditions(self.config, conditions)
         generator = torch.Generator().manual_seed(_mixed(self.options.seed, number))
         rows, columns = (side // self.config.patch_size for side in images.shape[-2:])
         times, grid = draw_times(
@@ -79,16 +84,15 @@ class MicroBatches:
             slots=self.slots,
         )
         dropped = torch.rand(size, generator=generator) < self.options.label_drop
-        labels = torch.where(dropped, self.config.num_classes, labels)
-        return MicroBatch(images, labels, times, torch.randn(images.shape, generator=generator), grid)
+        conditions = self._without(conditions, dropped)
+        return MicroBatch(images, conditions, times, torch.randn(images.shape, generator=generator), grid)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        wrong = labels[(labels < 0) | (labels >= self.config.num_classes)]
-        if len(wrong):
-            raise ValueError(
-                f"the data have label {int(wrong[0])}, but the model's label table has the classes 0 .. "
-                f"{self.config.num_classes - 1}; train on data of these classes, or a model with more of them"
-            )
+    def _without(self, conditions: Conditions, dropped: Tensor) -> Conditions:
+        if not isinstance(conditions, Captions):
+            return torch.where(dropped, with_classes(self.config).num_classes, conditions)
+        if self.null_caption is None:  # check_run has seen that nothing is to be dropped
+            return conditions
+        return conditions.without_text(self.null_caption, dropped)
 
 
 def ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Generator[T, None, None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..conditions import Conditions, call_model
 from ..diffusion import Diffusion, diffusion_time, flow_losses, training_losses
 from ..diffusion.betas import BASE_STEPS
 from ..sampling import initial_noise
@@ -47,7 +48,7 @@ class ErrorAtTime:
 def errors_by_time(
     loaded: Loaded,
     images: Tensor,
-    labels: Tensor,
+    conditions: Conditions,
     *,
     times: Sequence[float] = TIMES,
     schedule: PruningSchedule | None = None,
@@ -55,17 +56,18 @@ def errors_by_time(
     batch: int = 50,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[ErrorAtTime]:
-    """The model's error on pictures in its own space (n, C, H, W), the latent's scale applied, of classes (n,).
+    """The model's error on pictures in its own space (n, C, H, W), the latent's scale applied, with their
+    classes (n,) or captions.
 
     Picture i gets the same noise at all times and for all models of its shape. ``schedule`` ``None`` is the model's
     own; a sparse model without any keeps its own grid. ``progress`` is called with the pictures of every batch.
     """
     config = loaded.config
     wanted = (loaded.latent.channels, *config.input_size)
-    if images.shape[1:] != wanted or len(images) != len(labels) or len(images) < 2:
+    if images.shape[1:] != wanted or len(images) != len(conditions) or len(images) < 2:
         raise ValueError(
-            f"found samples {tuple(images.shape)} and {len(labels)} labels; this model takes 2 or more of {wanted}, "
-            "with one label each"
+            f"found samples {tuple(images.shape)} and {len(conditions)} conditions; this model takes 2 or more of "
+            f"{wanted}, with one label or caption each"
         )
     dense = loaded.model.token_grid(*config.input_size)
     weight = loaded.model.x_embedder.proj.weight
@@ -76,11 +78,11 @@ def errors_by_time(
         parts = []
         for start in range(0, len(images), batch):
             part = slice(start, start + batch)
-            x0, y, eps = (values[part].to(weight.device) for values in (images.float(), labels, noise))
+            x0, eps = (values[part].to(weight.device) for values in (images.float(), noise))
+            given = conditions[part].to(weight.device)
 
-            def model_fn(x: Tensor, t: Tensor, y: Tensor = y, grid: Grid | None = grid) -> Tensor:
-                output: Tensor = loaded.model(x.to(weight.dtype), t, y, sparse_grid=grid)
-                return output.float()
+            def model_fn(x: Tensor, t: Tensor, given: Conditions = given, grid: Grid | None = grid) -> Tensor:
+                return call_model(loaded.model, x.to(weight.dtype), t, given, sparse_grid=grid).float()
 
             if loaded.prediction == "flow":
                 losses = flow_losses(model_fn, x0, torch.full((len(x0),), time, device=x0.device), eps)

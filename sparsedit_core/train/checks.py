@@ -10,6 +10,8 @@ from typing import Any
 
 from ..backbone import Backbone
 from ..checkpoint import Loaded
+from ..conditions import has_null
+from ..config import DiTConfig, PixArtConfig
 from .distill import check_teacher
 from .objective import objective_name
 from .options import TrainOptions
@@ -33,8 +35,8 @@ def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, 
         )
     if layout is None and schedule is not None:
         raise ValueError("a schedule was given but the model is dense; convert it first: convert_dense(model, layout)")
-    if options.label_drop and not loaded.config.null_class:
-        raise ValueError("label_drop needs a null class, which this label table has no row for; use label_drop=0")
+    if options.label_drop and not has_null(loaded.config):
+        raise ValueError("label_drop needs a null class or null caption, which this model does not have; use label_drop=0")
     objective_name(options.objective, loaded.prediction, loaded.config)
     check_source(loaded, source)
 
@@ -53,7 +55,18 @@ def check_source(loaded: Loaded, source: Source) -> None:
             f"the data are scaled by {theirs.scale:g} and the model works on latents scaled by {mine.scale:g}; encode "
             "them with the autoencoder that the model was trained with"
         )
-    if source.num_classes > config.num_classes:
+    if isinstance(config, PixArtConfig) != (source.caption_channels is not None):
+        needs = "captions" if isinstance(config, PixArtConfig) else "class labels"
+        raise ValueError(
+            f"a {config.family} model is trained on samples with {needs}, which these data do not give; "
+            "encode pictures with captions for a PixArt, or train the other family"
+        )
+    if isinstance(config, PixArtConfig) and source.caption_channels != config.caption_channels:
+        raise ValueError(
+            f"the data have text features of width {source.caption_channels}, the model takes "
+            f"{config.caption_channels}; encode the captions with the encoder that the model was trained with"
+        )
+    if isinstance(config, DiTConfig) and source.num_classes > config.num_classes:
         raise ValueError(
             f"the data have {source.num_classes} classes, the model's label table has {config.num_classes}; give data "
             "of its classes, or train a model with as many"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import Backbone
+from ..conditions import Conditions, call_model
 from ..layout import SegmentLayout
 
 
@@ -46,12 +47,11 @@ class Teacher:
         self._shown: list[Tensor] = []
         self._found: list[Tensor] = []
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, y: Conditions) -> Tensor:
         """The teacher's output (B, O, H, W); its features are kept for :meth:`distance`."""
         self._shown.clear()
         with torch.no_grad(), self.context():
-            output: Tensor = self.model(x, t, y)
-        return output
+            return call_model(self.model, x, t, y)
 
     def distance(self) -> Tensor:
         """The distance of the features of the last predictions of both, a number; only inside :meth:`watching`."""
@@ -88,8 +88,8 @@ def check_teacher(teacher: Backbone, student: Backbone, features: float) -> None
     if teacher.layout is not None:
         raise ValueError(f"the teacher is a SparseDiT (layout {teacher.layout}); give a dense model")
     a, b = teacher.config, student.config
-    for name in ("in_channels", "input_size", "num_classes", "null_class"):
-        if getattr(a, name) != getattr(b, name):
+    for name in ("family", "in_channels", "input_size", "num_classes", "null_class", "caption_channels"):
+        if getattr(a, name, None) != getattr(b, name, None):
             raise ValueError(
                 f"the teacher has {name} {getattr(a, name)} and the model {getattr(b, name)}; give a teacher of the "
                 "same data"

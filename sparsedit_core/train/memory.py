@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..backbone import Backbone
 from ..backbones import new_model
-from ..config import BackboneConfig
+from ..conditions import Captions, Conditions, call_model
+from ..config import BackboneConfig, PixArtConfig
 from ..sdtm import Block
 from ..tokens import Grid
 from .autocast import recomputing
@@ -112,12 +113,16 @@ def kept_bytes(model: nn.Module, loss: Any) -> tuple[int, list[int]]:
 def _kept(model: Backbone, batch: int, precision: Precision, sparse_grid: Grid | None) -> tuple[int, list[int]]:
     config = model.config
     x = torch.empty(batch, config.in_channels, *config.input_size)
-    t, y = torch.empty(batch), torch.zeros(batch, dtype=torch.int64)
+    t = torch.empty(batch)
+    y: Conditions = torch.zeros(batch, dtype=torch.int64)
+    if isinstance(config, PixArtConfig):
+        mask = torch.ones(batch, max(1, config.caption_tokens), dtype=torch.bool)
+        y = Captions(torch.zeros(*mask.shape, config.caption_channels), mask)
     dtype = _AUTOCAST.get(precision)
 
     def loss() -> Tensor:
         with torch.amp.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-            output: Tensor = model(x, t, y, sparse_grid=sparse_grid)
+            output = call_model(model, x, t, y, sparse_grid=sparse_grid)
         return output.float().square().mean()
 
     return kept_bytes(model, loss)

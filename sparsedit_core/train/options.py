@@ -21,7 +21,7 @@ class TrainOptions:
     ``decay``             fraction of the run, at its end, over which it falls linearly to zero
     ``beta2``             AdamW's decay of squared gradients (the first beta is 0.9)
     ``clip``              largest norm of the gradient of a step; 0 clips nothing
-    ``label_drop``        fraction of labels replaced by the null class (classifier-free guidance)
+    ``label_drop``        fraction of labels or captions replaced by the null one (classifier-free guidance)
     ``ema``               decay of the averaged weights per step; they are what is saved
     ``objective``         see objective.py; "auto" is "flow" or "dit", after what the model predicts
     ``distill``           weight of the teacher's prediction as the target, against the pictures'; acts with a teacher

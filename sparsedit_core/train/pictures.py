@@ -13,6 +13,7 @@ that a token of DiT stands for: what a token holds of it is in the token's chann
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ VERSION = 2
 SIDE = 64
 SHAPES: tuple[str, ...] = ("disc", "square", "triangle", "star", "ring")
 TEXTURES: tuple[str, ...] = ("striped", "checkered")
+COLOURS: tuple[str, ...] = ("red", "orange", "yellow", "green", "blue", "purple")
+"""Names of the vivid tone's hue; between them they cover the wheel, see :func:`colour_of`."""
 CLASS_NAMES: tuple[str, ...] = tuple(f"{texture} {shape}" for texture in TEXTURES for shape in SHAPES)
 """Class c is texture c // 5 on shape c % 5."""
 
@@ -38,6 +41,7 @@ SHAPE_AREA = 1040.0
 _SCALE, _JITTER, _TILT = 0.06, 2.8, np.deg2rad(12.0)
 _BAND = 2  # width of a stripe across and down, and side of a square, in pixels
 _STAR_INNER, _RING_INNER = 0.50, 0.50
+_HUE_ENDS = (0.035, 0.11, 0.19, 0.45, 0.70, 0.94)  # where red .. purple end; red goes on from there
 _MASK64 = (1 << 64) - 1
 
 
@@ -63,6 +67,41 @@ def pictures(
     inside, texture = _geometry(draw, classes)
     image = _colour(draw, inside, texture)
     return torch.from_numpy(image), torch.from_numpy(classes)
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What is to be said about pictures, all (n,) int64.
+
+    ``shape``, ``texture``, ``colour``  numbers in SHAPES, TEXTURES and COLOURS; ``wording``  below 2^24, by chance
+    """
+
+    shape: Tensor
+    texture: Tensor
+    colour: Tensor
+    wording: Tensor
+
+
+def attributes(
+    start: int | Sequence[int] | NDArray[np.int64],
+    count: int | None = None,
+    *,
+    seed: int = 0,
+    split: str = "train",
+    labels: int | Sequence[int] | NDArray[np.int64] | Tensor | None = None,
+) -> Attributes:
+    """Those of the pictures that :func:`pictures` draws for the same arguments."""
+    indices = _indices(start, count)
+    classes = torch.from_numpy(_classes(indices, labels))
+    draw = _Uniform(indices, seed, SPLITS.index(split))
+    colour = colour_of(torch.from_numpy(_painter_hue(draw(11))).flatten())
+    wording = torch.from_numpy(draw(21, 0, 1 << 24)).flatten().long()
+    return Attributes(classes % len(SHAPES), classes // len(SHAPES), colour, wording)
+
+
+def colour_of(hue: Tensor) -> Tensor:
+    """The number in COLOURS of HSV hues in [0, 1]."""
+    return torch.bucketize(hue, torch.tensor(_HUE_ENDS, device=hue.device), right=True) % len(COLOURS)
 
 
 class _Uniform:

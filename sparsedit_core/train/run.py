@@ -24,7 +24,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..backbone import Backbone
 from ..checkpoint import CheckpointError, Loaded, save_checkpoint
-from ..diffusion import with_labels
+from ..conditions import call_model, null_caption
+from ..diffusion import with_conditions
 from ..extras import imported
 from .batches import MicroBatch, MicroBatches, ahead
 from .checks import check_same, deciding
@@ -63,7 +64,10 @@ class Run:
         self.objective = Objective(name, options.distill)
         self.settings = deciding(loaded, source, options, name, self.slots, teacher)
         self.data = {"fingerprint": source.fingerprint, "count": source.count}
-        self.batches = MicroBatches(source, loaded.config, loaded.schedule, loaded.prediction, options, self.slots)
+        null = null_caption(loaded.model)
+        self.batches = MicroBatches(
+            source, loaded.config, loaded.schedule, loaded.prediction, options, self.slots, null_caption=null
+        )
         options.part(self.slots)
         self.plain = loaded.model.to(accelerator.device).train()
         self.dtype = next(self.plain.parameters()).dtype
@@ -170,10 +174,9 @@ class Run:
         """The mean loss of one micro-batch."""
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            predicted: Tensor = self.model(x, t, batch.labels, sparse_grid=batch.grid)
-            return predicted
+            return call_model(self.model, x, t, batch.conditions, sparse_grid=batch.grid)
 
-        teach = None if self.teacher is None else with_labels(self.teacher.predict, batch.labels)
+        teach = None if self.teacher is None else with_conditions(self.teacher.predict, batch.conditions)
         loss = self.objective.losses(predict, batch, teach)["loss"].mean()
         if self.teacher is not None and self.options.distill_features:
             loss = loss + self.options.distill_features * self.teacher.distance()

@@ -9,7 +9,10 @@ from typing import Protocol
 from torch import Tensor
 
 from ..checkpoint import Latent
-from .pictures import CLASS_NAMES, SIDE, VERSION, pictures
+from ..conditions import Captions, Conditions
+from ..words import WordEncoder
+from .picture_captions import LONGEST, WORDS, captions
+from .pictures import CLASS_NAMES, SIDE, VERSION, attributes, pictures
 
 PIXELS = Latent(channels=3, scale=0.5, factor=1, kind="pixel")
 """The space of the procedural pictures: RGB in -1..1, halved.
@@ -37,11 +40,19 @@ class Source(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Labels lie in 0 .. num_classes - 1."""
+        """Labels lie in 0 .. num_classes - 1; 0 where samples have captions."""
+
+    @property
+    def caption_channels(self) -> int | None:
+        """Width of the captions' features; ``None`` where samples have labels."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """One name per class, where the data have any."""
+
+    @property
+    def caption_tokens(self) -> int:
+        """Tokens of the longest caption, 0 where samples have labels."""
 
     @property
     def count(self) -> int | None:
@@ -51,8 +62,8 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A hash of what the samples are made from."""
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32 and labels (size,) int64."""
+    def batch(self, first: int, size: int) -> tuple[Tensor, Conditions]:
+        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32 and labels (size,) int64 or captions."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ class ProceduralSource:
     input_size = (SIDE, SIDE)
     num_classes = len(CLASS_NAMES)
     class_names = CLASS_NAMES
+    caption_channels = None
+    caption_tokens = 0
     count = None
 
     @property
@@ -78,3 +91,32 @@ class ProceduralSource:
         """See :class:`Source`."""
         images, labels = pictures(first, size, seed=self.seed, split=self.split)
         return images * self.latent.scale, labels
+
+
+@dataclass(frozen=True)
+class ProceduralCaptions:
+    """The same pictures in the same order, with a short caption each (see picture_captions.py)."""
+
+    seed: int = 0
+    split: str = "train"
+
+    latent = PIXELS
+    input_size = (SIDE, SIDE)
+    num_classes = 0
+    class_names = None
+    caption_channels = len(WORDS)
+    caption_tokens = LONGEST
+    words = WORDS
+    count = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the generator's version, the words, the seed and the split."""
+        text = f"procedural captions {VERSION}|{' '.join(WORDS)}|{self.seed}|{self.split}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def batch(self, first: int, size: int) -> tuple[Tensor, Captions]:
+        """See :class:`Source`; captions have one-hot features, one token a word."""
+        images, _ = pictures(first, size, seed=self.seed, split=self.split)
+        texts = captions(attributes(first, size, seed=self.seed, split=self.split))
+        return images * self.latent.scale, WordEncoder(WORDS)(texts, LONGEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..source import ProceduralSource, Source
+from ..source import ProceduralCaptions, ProceduralSource, Source
 from .fast_dit import FastDiTSource, feature_folders
 from .folder import PictureFolder, scan_folder
 from .shard_source import ShardSource
@@ -16,14 +16,15 @@ __all__ = ["FastDiTSource", "PictureFolder", "ShardSource", "open_source", "scan
 PROCEDURAL = "procedural"
 
 
-def open_source(path: str | os.PathLike[str], *, seed: int = 0) -> Source:
+def open_source(path: str | os.PathLike[str], *, seed: int = 0, captions: bool = False) -> Source:
     """The training samples at ``path``: a folder of shards, one of fast-DiT features, or ``"procedural"``.
 
-    ``seed`` decides the order of every epoch and what is drawn for single samples. Raises ``FileNotFoundError`` where
+    ``seed`` decides the order of every epoch and what is drawn for single samples; with ``captions`` samples have their
+    captions instead of labels. Raises ``FileNotFoundError`` where
     there is nothing and ``ValueError`` for a folder of anything else, an unfinished or a damaged one.
     """
     if os.fspath(path) == PROCEDURAL:
-        return ProceduralSource(seed)
+        return ProceduralCaptions(seed) if captions else ProceduralSource(seed)
     folder = Path(path)
     if folder.name == INDEX and folder.is_file():
         folder = folder.parent

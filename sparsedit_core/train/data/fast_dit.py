@@ -65,6 +65,7 @@ class FastDiTSource:
         self.latent = Latent(channels=shape[1], factor=_FACTOR)
         self.input_size: tuple[int, int] = (shape[2], shape[3])
         self.num_classes = int(self._labels.max()) + 1
+        self.caption_channels, self.caption_tokens = None, 0
         self.count: int | None = len(self._names)
         self.fingerprint = self._fingerprint()
         self._order = EpochOrder(self.count, seed)

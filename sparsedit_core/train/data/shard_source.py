@@ -51,6 +51,8 @@ class ShardSource:
             raise ValueError(f"the shards in {folder} hold no picture; encode the pictures again")
         self.latent, self.input_size = index.latent, index.input_size
         self.num_classes, self.class_names = index.num_classes, index.class_names
+        self.caption_channels: int | None = None
+        self.caption_tokens = 0
         self.count: int | None = index.count
         self.fingerprint = index.fingerprint
         self._ends = np.cumsum([shard.count for shard in index.shards])
