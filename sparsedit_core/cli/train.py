@@ -13,10 +13,12 @@ from tqdm import tqdm
 from ..backbones import new_model
 from ..checkpoint import Loaded, load_checkpoint
 from ..config import CONFIGS, BackboneConfig, DiTConfig, PixArtConfig
+from ..from_dit import dit_to_pixart
 from ..layout import SegmentLayout
 from ..train.data import PROCEDURAL
 from ..train.objective import PREDICTIONS
 from ..train.options import TrainOptions
+from ..train.picture_captions import LONGEST, WORDS
 from ..train.source import ProceduralCaptions, ProceduralSource, Source
 from ..train.train_judge import save_judge, train_classifier
 from . import options
@@ -34,6 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """OUT or --classifier, shape, training, schedule."""
     parser.add_argument("out", metavar="OUT", nargs="?", type=Path, help="the .safetensors file to write")
     parser.add_argument("--init", metavar="FILE", help="go on from the weights of this checkpoint")
+    parser.add_argument(
+        "--from-dit", metavar="FILE", help="begin a PixArt as this dense DiT of the procedural pictures, classless"
+    )
     group = parser.add_argument_group("the model")
     group.add_argument(
         "--family", choices=CONFIGS, help="dit: of classes (default); pixart: of captions, which are words of a table"
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         _check_classifier(args)
         _classifier(args)
         return
-    if args.init is None:
+    if args.init is None and args.from_dit is None:
         source = source_from(args, args.family or "dit")
         run_training(_new(args, source), args, source, {})
     else:
@@ -90,12 +95,18 @@ def _new(args: argparse.Namespace, source: Source) -> Loaded:
 
 
 def _given(args: argparse.Namespace) -> tuple[Loaded, dict[str, Any]]:
+    flag, name = ("--init", args.init) if args.from_dit is None else ("--from-dit", args.from_dit)
+    if args.init is not None and args.from_dit is not None:
+        raise ValueError("--init and --from-dit exclude each other; give one of them")
     given = [name for name in ("family", *SHAPE, "layout") if getattr(args, name) is not None]
-    if given:
-        raise ValueError(f"--init brings the model's shape; leave out --{given[0].replace('_', '-')}")
-    loaded = owned(load_checkpoint(options.model_path(args.init), dtype=torch.float32))
+    if given and not (given == ["family"] and args.family == "pixart" and flag == "--from-dit"):
+        raise ValueError(f"{flag} brings the model's shape; leave out --{given[0].replace('_', '-')}")
+    loaded = load_checkpoint(options.model_path(name), dtype=torch.float32)
+    facts = {"init": {"name": Path(name).name, "metadata": loaded.metadata}}
+    if flag == "--from-dit":
+        loaded = dit_to_pixart(loaded, WORDS, LONGEST, seed=args.seed)
     loaded.schedule = options.schedule_from(args, loaded.schedule)
-    return loaded, {"init": {"name": Path(args.init).name, "metadata": loaded.metadata}}
+    return owned(loaded), facts
 
 
 def _config(args: argparse.Namespace, source: Source) -> BackboneConfig:
@@ -121,7 +132,7 @@ def _config(args: argparse.Namespace, source: Source) -> BackboneConfig:
 
 def _check_classifier(args: argparse.Namespace) -> None:
     usual = {item.name: item.default for item in fields(TrainOptions) if item.name != "seed"} | {"data": PROCEDURAL}
-    flags = (*SHAPE, "family", "init", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
+    flags = (*SHAPE, "family", "init", "from_dit", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
     flags = (*flags, "preset", "schedule", "rate_noise", "rate_clean", "hold", "hold_fraction", "curve", "levels")
     for name, default in (usual | dict.fromkeys(flags)).items():
         if (getattr(args, name) or None) != (default or None):
