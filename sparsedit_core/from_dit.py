@@ -24,7 +24,7 @@ from .pixart import PixArt
 
 _TIMES = 401  # a modulation is smooth in time
 _RIDGE = 0.1  # of the fits, which otherwise take weights of a hundred for the last per cent
-_LEAST = 0.3  # of the factors s, whose mean square is 1: tables are divided by them
+_LARGEST = 8.0  # entry of a table: tables are divided by the factors s, which are kept large enough for it
 _PARTS = ((0, "attn.qkv", "attn.proj"), (3, "mlp.fc1", "mlp.fc2"))
 """Of six modulations the first of shift, scale, gate; the layers that the factors of scale and of gate go into."""
 
@@ -103,11 +103,12 @@ def _split(state: dict[str, Tensor], found: Tensor) -> tuple[Tensor, Tensor]:
     shared, tables = torch.empty_like(found[0]), torch.empty_like(mean)
     for first, entering, leaving in _PARTS:
         shift, scale, gate = first, first + 1, first + 2
-        factor, both = _factors(torch.cat([moving[:, :, shift], moving[:, :, scale]], dim=1))
+        together = torch.cat([moving[:, :, shift], moving[:, :, scale]], dim=1)
+        factor, both = _factors(together, torch.stack([mean[:, shift], 1 + mean[:, scale]]))
         shared[:, shift], shared[:, scale] = both.chunk(2)
         tables[:, shift], tables[:, scale] = mean[:, shift] / factor, (1 + mean[:, scale]) / factor - 1
-        gates, shared[:, gate] = _factors(moving[:, :, gate])
-        tables[:, gate] = mean[:, gate] / gates
+        gates, shared[:, gate] = _factors(moving[:, :, gate], mean[None, :, gate])
+        tables[:, gate] = torch.where(gates == 0, 0, mean[:, gate] / gates)  # 0 / 0: the layer gives nothing anyhow
         for number, (columns, rows) in enumerate(zip(factor.float(), gates.float(), strict=True)):
             block = f"blocks.{number}"
             state[f"{block}.{entering}.weight"] = state[f"{block}.{entering}.weight"] * columns
@@ -116,14 +117,18 @@ def _split(state: dict[str, Tensor], found: Tensor) -> tuple[Tensor, Tensor]:
     return shared, tables
 
 
-def _factors(moving: Tensor) -> tuple[Tensor, Tensor]:
-    """For every channel of (N, T, D) the factors (N, D) of mean square 1 and the course (T, D) that fit it best."""
+def _factors(moving: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """For every channel of (N, T, D) the factors (N, D) of mean square 1 and the course (T, D) that fit it best.
+
+    ``means`` (K, N, D) will be divided by the factors.
+    """
     left, sizes, right = torch.linalg.svd(moving.permute(2, 0, 1), full_matrices=False)
     factors = left[:, :, 0].T * len(moving) ** 0.5
     course = (sizes[:, :1] * right[:, 0]).T / len(moving) ** 0.5
     sign = torch.where(factors.sum(0) < 0, -1.0, 1.0).double()
     factors, course = factors * sign, course * sign
-    return torch.where(factors < 0, -1.0, 1.0) * factors.abs().clamp_min(_LEAST), course
+    least = means.abs().amax(0) / _LARGEST
+    return torch.where(factors < 0, -1.0, 1.0) * torch.maximum(factors.abs(), least), course
 
 
 def _fit(inputs: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
