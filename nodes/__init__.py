@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply_schedule import SparseDiTApplySchedule
 from .class_label import SparseDiTClassLabel
+from .compare import SparseDiTCompare
 from .convert import SparseDiTConvert
 from .guidance import SparseDiTGuidance
 from .load_checkpoint import SparseDiTLoadCheckpoint
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     SparseDiTClassLabel,
     SparseDiTGuidance,
     SparseDiTReport,
+    SparseDiTCompare,
 ]
 
 

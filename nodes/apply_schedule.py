@@ -27,12 +27,12 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Apply Schedule",
             category="SparseDiT",
             description=(
-                "Make a SparseDiT follow a pruning schedule, whichever the sampler and the number of steps. It "
-                "replaces the schedule that came with the checkpoint. Without a schedule every token is computed at "
-                "every step."
+                "Make a sparse DiT or PixArt follow a pruning schedule, whichever the sampler and the number of steps. "
+                "It replaces the schedule that came with the checkpoint. Without a schedule every token is computed "
+                "at every step."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A SparseDiT from SparseDiT Load Checkpoint, Patch Model or Convert."),
+                io.Model.Input("model", tooltip="A sparse MODEL of SparseDiT Load Checkpoint, Patch Model or Convert."),
                 ScheduleType.Input(
                     "schedule",
                     optional=True,
@@ -48,8 +48,8 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
         info = sparsedit_info(model)
         if info.layout is None:
             raise ValueError(
-                f"{info.source} is a dense DiT, which has no sparse tokens to schedule; load a SparseDiT checkpoint, "
-                "or put SparseDiT Patch Model or SparseDiT Convert in front of this node"
+                f"{info.source} is a dense {info.name}, which has no sparse tokens to schedule; load a sparse "
+                "checkpoint, or put SparseDiT Patch Model or SparseDiT Convert in front of this node"
             )
         schedule = schedule or FULL_DENSITY
         note = outside_note(schedule, info.config, info.schedule)

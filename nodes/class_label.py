@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..sparsedit_core.class_names import imagenet_names, parse_labels
+from ..sparsedit_core.config import DiTConfig
 from .info import SparseDiTInfo, sparsedit_info
 from .show import show_text
 
@@ -60,6 +61,11 @@ def known_classes(info: SparseDiTInfo | None) -> tuple[tuple[str, ...] | None, i
     """Names and number of the classes: the model's own, ImageNet's for 1000 unnamed ones, or numbers only."""
     if info is None:
         return imagenet_names(), IMAGENET_CLASSES
+    if not isinstance(info.config, DiTConfig):
+        raise ValueError(
+            f"{info.source} is a {info.name}, which is told in words what to show; use CLIP Text Encode instead (Load "
+            "CLIP with type pixart)"
+        )
     count = info.config.num_classes
     return info.class_names or (imagenet_names() if count == IMAGENET_CLASSES else None), count
 

@@ -94,8 +94,8 @@ class ComfyBackbone:
     ) -> Tensor:
         if control is not None:
             raise ValueError(
-                "a ControlNet is attached, but the models of this pack have no ControlNet inputs; remove the ControlNet "
-                "node"
+                "a ControlNet is attached, but the models of this pack have no ControlNet inputs; remove the "
+                "ControlNet node"
             )
         if x.ndim != 4 or x.shape[1] != self.config.in_channels:
             raise ValueError(

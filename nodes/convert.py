@@ -1,4 +1,4 @@
-"""Node: a dense DiT to a SparseDiT in its initial state."""
+"""Node: a dense model to a sparse one in its initial state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..sparsedit_core.config import check_side
 from ..sparsedit_core.layout import SegmentLayout
 from .carry import carry_over, refuse_bound_changes
 from .info import dense_info
-from .models import build_patcher, model_dtype, recipe_of
+from .models import build_from, dense_record, model_dtype, recipe_of
 from .recipes import ConvertRecipe
 
 NAME = "SparseDiT Convert"
@@ -26,19 +26,26 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
             display_name=NAME,
             category="SparseDiT",
             description=(
-                "Turn a dense DiT into a SparseDiT in its initial state: the blocks take roles, the weights stay. It "
-                "needs fine-tuning before it makes good pictures (see the train and finetune commands); save it with "
-                "SparseDiT Save Checkpoint. The dense MODEL itself is not changed."
+                "Turn a dense DiT or PixArt into a sparse one in its initial state: the blocks take roles, the weights "
+                "stay. It needs fine-tuning before it makes good pictures (see the train and finetune commands); save "
+                "it with SparseDiT Save Checkpoint. The dense MODEL itself is not changed."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A dense DiT from SparseDiT Load Checkpoint, with or without LoRAs."),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "A dense DiT or PixArt from SparseDiT Load Checkpoint, or a PixArt from ComfyUI's own loaders, "
+                        "with or without LoRAs."
+                    ),
+                ),
                 io.String.Input(
                     "layout",
                     default="2+4x[1,3,1,1]+2",
                     tooltip=(
                         "Roles of the blocks: bottom + count x [generation,sparse,recovery,dense] + top. The counts "
-                        "must add up to the model's blocks (DiT-XL and L 28 and 24, B and S 12; bundled 8, e.g. "
-                        "1+1x[1,3,1,1]+1). More sparse blocks are faster and harder to fine-tune."
+                        "must add up to the model's blocks (PixArt 28, e.g. 2+4x[2,2,1,1]+2; DiT-XL and L 28 and 24, B "
+                        "and S 12; bundled 8, e.g. 1+1x[1,3,1,1]+1). More sparse blocks are faster and harder to "
+                        "fine-tune."
                     ),
                 ),
                 io.Int.Input(
@@ -63,7 +70,7 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
                     ),
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The SparseDiT with everything that was applied to the dense model.")],
+            outputs=[io.Model.Output(tooltip="The sparse model with everything that was applied to the dense one.")],
         )
 
     @classmethod
@@ -82,6 +89,6 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
         roles.check_depth(dense.config.depth)
         check_side(sparse_side, dense.config.grid)
         recipe = ConvertRecipe(recipe_of(model), roles, sparse_side, fusion)
-        converted = build_patcher(recipe, model_dtype(model))
+        converted = build_from(recipe.convert(dense_record(model)), recipe, model_dtype(model))
         carry_over(model, converted)
         return io.NodeOutput(converted)

@@ -21,11 +21,11 @@ class SparseDiTGuidance(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Guidance",
             category="SparseDiT",
             description=(
-                "Guide only the first channels of the latent, as the original DiT and SparseDiT do (three of four), "
-                "to reproduce their pictures. ComfyUI guides all of them. Nothing changes at cfg 1."
+                "Guide only the first channels of the latent, as the original DiT, SparseDiT and PixArt do (three of "
+                "four), to reproduce their pictures. ComfyUI guides all of them. Nothing changes at cfg 1."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A DiT or SparseDiT."),
+                io.Model.Input("model", tooltip="A DiT or PixArt, dense or sparse."),
                 io.Int.Input(
                     "channels",
                     default=OFFICIAL_CHANNELS,

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..sparsedit_core.checkpoint import Checkpoint, Latent
+from ..sparsedit_core.checkpoint import Latent
+from ..sparsedit_core.checkpoint.records import Description
 from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.diffusion.model_time import Prediction
 from ..sparsedit_core.layout import SegmentLayout
 from ..sparsedit_core.schedule import PruningSchedule
+from .stock import is_stock, stock_description, stock_name
+
+
+def family_name(family: str) -> str:
+    """What people call a family."""
+    return {"dit": "DiT", "pixart": "PixArt"}[family]
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,18 @@ class SparseDiTInfo:
     source: str
 
     @property
+    def name(self) -> str:
+        """What people call the family: "DiT" or "PixArt"."""
+        return family_name(self.family)
+
+    @property
     def layout(self) -> SegmentLayout | None:
         """The roles of the blocks; ``None`` for a dense model."""
         return self.config.layout
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, source: str) -> SparseDiTInfo:
-        """The description of a checkpoint record."""
+    def of(cls, checkpoint: Description, source: str) -> SparseDiTInfo:
+        """A checkpoint's description under a name."""
         return cls(
             config=checkpoint.config,
             family=checkpoint.family,
@@ -52,17 +64,22 @@ def sparsedit_info(model: Any) -> SparseDiTInfo:
     if not isinstance(info, SparseDiTInfo):
         found = type(inner if inner is not None else model).__name__
         raise ValueError(
-            f"the MODEL is a {found}, expected a DiT or SparseDiT: load it with SparseDiT Load Checkpoint"
+            "the MODEL is the dense PixArt of ComfyUI's own loader; put SparseDiT Patch Model or SparseDiT Convert "
+            "behind it, or load the file with SparseDiT Load Checkpoint"
+            if is_stock(model)
+            else f"the MODEL is a {found}, expected a DiT or PixArt: load it with SparseDiT Load Checkpoint"
         )
     return info
 
 
 def dense_info(model: Any, node: str) -> SparseDiTInfo:
-    """:func:`sparsedit_info` of a dense model; ``ValueError`` for a SparseDiT."""
+    """What a dense model is, loaded by this pack or a PixArt of ComfyUI's own loader; ``ValueError`` for others."""
+    if is_stock(model):
+        return SparseDiTInfo.of(stock_description(model), stock_name(model))
     info = sparsedit_info(model)
     if info.layout is not None:
         raise ValueError(
-            f"{node} needs a dense DiT, but {info.source} is a SparseDiT already (layout {info.layout}); connect the "
-            "MODEL of a dense checkpoint"
+            f"{node} needs a dense model, but {info.source} is a sparse {info.name} already (layout {info.layout}); "
+            "connect the MODEL of a dense checkpoint"
         )
     return info

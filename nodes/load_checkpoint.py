@@ -10,7 +10,7 @@ from .recipes import FileRecipe
 
 
 class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
-    """Loads DiT and SparseDiT checkpoints of every known layout."""
+    """Loads DiT and PixArt checkpoints, dense and sparse, of every known layout."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,8 +19,8 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Load Checkpoint",
             category="SparseDiT",
             description=(
-                "Load a DiT or SparseDiT checkpoint: the original DiT .pt files, SparseDiT training checkpoints, "
-                "diffusers DiT files, files saved by this pack, or one of the two small models that come with it."
+                "Load a DiT or PixArt checkpoint, dense or sparse: the original .pt and .pth files, SparseDiT training "
+                "checkpoints, diffusers files, files saved by this pack, or one of the small models that come with it."
             ),
             inputs=[
                 io.Combo.Input(
@@ -64,6 +64,31 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
                         "wherever a pruning schedule decides the grid."
                     ),
                 ),
+                io.Float.Input(
+                    "position_scale",
+                    default=0.0,
+                    min=0.0,
+                    max=16.0,
+                    step=0.25,
+                    optional=True,
+                    tooltip=(
+                        "PixArt only: how the positions are stretched (lewei_scale, pe_interpolation), for files "
+                        "without a position table. 0 takes it from the file or, where it does not say, the published "
+                        "one; give base_size with it."
+                    ),
+                ),
+                io.Int.Input(
+                    "base_size",
+                    default=0,
+                    min=0,
+                    max=512,
+                    optional=True,
+                    tooltip=(
+                        "Side of the token grid the positions were made for, for files without a position table: 16 "
+                        "for PixArt-alpha at 256 pixels, with position_scale 1. 0 takes it from the file or, where it "
+                        "does not say, the published one."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -82,7 +107,14 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(
-        cls, checkpoint: str, weight_dtype: str, num_heads: int = 0, sparse_side: int = 0
+        cls,
+        checkpoint: str,
+        weight_dtype: str,
+        num_heads: int = 0,
+        sparse_side: int = 0,
+        position_scale: float = 0.0,
+        base_size: int = 0,
     ) -> io.NodeOutput:
-        recipe = FileRecipe(checkpoint_path(checkpoint), num_heads or None, sparse_side or None)
+        facts = num_heads or None, sparse_side or None, position_scale or None, base_size or None
+        recipe = FileRecipe(checkpoint_path(checkpoint), *facts)
         return io.NodeOutput(build_patcher(recipe, WEIGHT_DTYPES[weight_dtype]))

@@ -19,6 +19,7 @@ from .info import SparseDiTInfo, dense_info, sparsedit_info
 from .lora import split_qkv_patches
 from .recipes import Recipe
 from .schedule_patch import attach_schedule
+from .stock import StockRecipe, is_stock, stock_checkpoint
 
 __all__ = [
     "WEIGHT_DTYPES",
@@ -73,13 +74,23 @@ def build_from(
 
 
 def recipe_of(model: Any) -> Recipe:
-    """How the weights of a MODEL of this pack came about."""
+    """How the weights of a MODEL of this pack, or of a PixArt of ComfyUI's own loader, came about."""
+    if is_stock(model):
+        return StockRecipe.of(model)
     sparsedit_info(model)
     return model.model.sparsedit_origin[0]  # type: ignore[no-any-return]
 
 
+def dense_record(model: Any) -> Checkpoint:
+    """The weights of a dense MODEL as a record, without its LoRAs."""
+    return stock_checkpoint(model) if is_stock(model) else recipe_of(model).read()
+
+
 def model_dtype(model: Any) -> torch.dtype | None:
-    """The weight type that was asked for when a MODEL of this pack was built, ``None`` for ComfyUI's choice."""
+    """The weight type that was asked for when a MODEL of this pack was built, ``None`` for ComfyUI's choice; that of
+    the weights where ComfyUI's own loader built it."""
+    if is_stock(model):
+        return model.model.get_dtype()  # type: ignore[no-any-return]
     sparsedit_info(model)
     return model.model.sparsedit_origin[1]  # type: ignore[no-any-return]
 

@@ -28,9 +28,9 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Pruning Schedule",
             category="SparseDiT",
             description=(
-                "Set how many tokens a SparseDiT drops along the sampling: many while there is only noise, few when "
-                "details appear. Connect it to SparseDiT Apply Schedule. The picture shows the tokens kept at each "
-                "time."
+                "Set how many tokens a sparse DiT or PixArt drops along the sampling: many while there is only noise, "
+                "few when details appear. Connect it to SparseDiT Apply Schedule. The picture shows the tokens kept at "
+                "each time."
             ),
             inputs=[*_rate_inputs(), *_shape_inputs(), *_preview_inputs()],
             outputs=[
@@ -200,8 +200,8 @@ def _preview_inputs() -> list[io.Input]:
             default=16,
             min=2,
             max=256,
-            tooltip="Dense tokens along a side of the picture drawn here when no model is connected: 16 for DiT/2 at "
-            "256 pixels, 32 at 512. Changes only the preview.",
+            tooltip="Dense tokens along a side of the picture drawn here when no model is connected: 16 at 256 "
+            "pixels for DiT/2 and PixArt, 32 at 512. Changes only the preview.",
         ),
         io.Model.Input("model", optional=True, tooltip="Draws the preview for this model and tells the cost."),
         io.Latent.Input("latent", optional=True, tooltip="Draws the preview for the size of this latent; needs model."),

@@ -29,13 +29,21 @@ class FileRecipe:
     path: str
     num_heads: int | None = None
     sparse_side: int | None = None
+    position_scale: float | None = None
+    base_size: int | None = None
 
     @property
     def source(self) -> str:
         return Path(self.path).name
 
     def read(self) -> Checkpoint:
-        return read_checkpoint(self.path, num_heads=self.num_heads, sparse_side=self.sparse_side)
+        return read_checkpoint(
+            self.path,
+            num_heads=self.num_heads,
+            sparse_side=self.sparse_side,
+            position_scale=self.position_scale,
+            base_size=self.base_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,10 @@ class ConvertRecipe:
         return f"{self.dense.source} as {self.layout}"
 
     def read(self) -> Checkpoint:
-        dense = self.dense.read()
+        return self.convert(self.dense.read())
+
+    def convert(self, dense: Checkpoint) -> Checkpoint:
+        """The same from the dense record, where that is at hand."""
         config = convert_config(dense.config, self.layout, sparse_side=self.sparse_side)
         state = convert_state(dense.state, self.layout, fusion=self.fusion)
         return replace(dense, config=config, state=state, format="sparsedit_core")

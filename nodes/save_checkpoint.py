@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sparsedit_core.backbones import is_table
 from ..sparsedit_core.checkpoint import save_checkpoint
 from .info import sparsedit_info
 from .models import WEIGHT_DTYPES, recipe_of
@@ -30,9 +31,9 @@ class SparseDiTSaveCheckpoint(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Save Checkpoint",
             category="SparseDiT",
             description=(
-                "Save a DiT or SparseDiT as .safetensors with its description (layout, heads, schedule, classes). "
-                "LoRAs on the model are computed into the saved weights; the MODEL itself is not changed. The file "
-                "appears under its name only when it is complete."
+                "Save a DiT or PixArt, dense or sparse, as .safetensors with its description (layout, heads, schedule, "
+                "classes). LoRAs on the model are computed into the saved weights; the MODEL itself is not changed. "
+                "The file appears under its name only when it is complete."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A model from this pack's loader, patch or convert node."),
@@ -93,11 +94,12 @@ def refuse_unsaved(model: Any) -> None:
 def patched_state(state: dict[str, Tensor], patches: dict[str, Any]) -> dict[str, Tensor]:
     """The weights with a model patcher's patches computed in, in float32, each in its own type again.
 
-    ComfyUI patches the weights of layers alone, so that patches of the position table act in no run and in no file.
+    ComfyUI patches the weights of layers alone, so that patches of tables (positions, PixArt's modulation) act in no
+    run and in no file.
     """
     result = dict(state)
     for key, changes in patches.items():
-        if key == f"{_PREFIX}pos_embed":
+        if is_table(key):
             continue
         weight = state[key.removeprefix(_PREFIX)]
         changed = comfy.lora.calculate_weight(changes, weight.to(torch.float32, copy=True), key)

@@ -153,8 +153,8 @@ def _warn_of_unused_patches(transformer_options: dict[str, Any]) -> None:
     kinds = [kind for name in ("patches", "patches_replace") for kind in transformer_options.get(name, {})]
     if kinds:
         log.warning(
-            "the MODEL carries patches of other nodes (%s) made for networks with such places; a DiT has none, so they "
-            "do nothing",
+            "the MODEL carries patches of other nodes (%s) made for networks with such places; this one has none, so "
+            "they do nothing",
             ", ".join(sorted(set(kinds))),
         )
 

@@ -33,17 +33,23 @@ def sample(
     denoise: float = 1.0,
     seed: int = 5,
     hooks: Any = None,
+    conditions: tuple[Any, Any] | None = None,
+    latent: Tensor | None = None,
     **keywords: Any,
 ) -> Tensor:
-    """The latent of a run with classifier-free guidance, as KSampler makes it."""
+    """The latent of a run with classifier-free guidance, as KSampler makes it.
+
+    ``conditions`` are the positive and negative CONDITIONING instead of ``labels``, ``latent`` the picture to start
+    from instead of an empty one.
+    """
     import comfy.hooks
     import comfy.sample
 
     channels = model.model.latent_format.latent_channels
-    latent = torch.zeros(batch, channels, *size)
+    latent = torch.zeros(batch, channels, *size) if latent is None else latent
     noise = comfy.sample.prepare_noise(latent, seed)
-    positive = [[torch.zeros(1, 1, 1), {"class_label": torch.tensor(list(labels))}]]
-    negative = [[torch.zeros(1, 1, 1), {}]]
+    labelled = [[torch.zeros(1, 1, 1), {"class_label": torch.tensor(list(labels))}]]
+    positive, negative = conditions or (labelled, [[torch.zeros(1, 1, 1), {}]])
     if hooks is not None:
         positive, negative = (comfy.hooks.set_hooks_for_conditioning(c, hooks) for c in (positive, negative))
     return comfy.sample.sample(

@@ -1,0 +1,269 @@
+"""The stock MODEL of ComfyUI's own loaders in Patch and Convert: what is kept, what is refused, what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import files
+import torch
+from comfy_pack import model_folder, node, pack, run
+from load_checks import error_of
+from lora_checks import everywhere, with_lora
+from pixart import (
+    CAPTIONS,
+    HEADS,
+    IDENTITY,
+    ROWS,
+    SPARSE,
+    T,
+    X,
+    close,
+    core,
+    evaluate,
+    load,
+    sample,
+    stock,
+)
+from pixart_lora_checks import lora
+from runtime_checks import streaming_patcher
+
+
+def patch(model: Any, checkpoint: str = "sparse.safetensors") -> Any:
+    return run("SparseDiTPatchModel", model=model, checkpoint=checkpoint)
+
+
+def convert(model: Any, layout: str = SPARSE, fusion: str = "official", side: int = 8) -> Any:
+    return run("SparseDiTConvert", model=model, layout=layout, sparse_side=side, fusion=fusion)
+
+
+def check_patched_is_the_sparse_model_with_what_was_on_the_stock_one() -> None:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    sparse = load(SPARSE, "sparse.safetensors", seed=4)
+    calls: list[int] = []
+    model = ModelSamplingDiscrete().patch(stock(), "v_prediction", True)[0]
+    model.set_model_sampler_post_cfg_function(lambda args: calls.append(1) or args["denoised"])
+    patched = patch(model)
+    assert torch.equal(evaluate(patched), evaluate(sparse))
+    expected = ModelSamplingDiscrete().patch(sparse, "v_prediction", True)[0]
+    assert torch.equal(sample(patched, steps=3), sample(expected, steps=3))
+    assert len(calls) == 3
+    assert patched.object_patches.keys() == {"model_sampling"}
+    assert not torch.equal(sample(sparse, steps=3), sample(expected, steps=3))
+
+
+def check_stock_patched_then_original_equals_never_patched() -> None:
+    load(SPARSE, "sparse.safetensors", seed=4)
+    model = stock()
+    before = sample(model, size=(64, 64), steps=2)
+    state = {key: value.clone() for key, value in model.model.state_dict().items()}
+    for made in (patch(model), convert(model)):
+        sample(made, size=(64, 64), steps=2)
+        assert torch.equal(sample(model, size=(64, 64), steps=2), before)
+    assert all(torch.equal(value, state[key]) for key, value in model.model.state_dict().items())
+    assert not model.patches
+    assert not model.object_patches
+
+
+def check_identity_layout_equals_the_stock_model() -> None:
+    for micro in (False, True):
+        model, size = stock(micro=micro), (128, 128) if micro else (64, 64)
+        x = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(2))
+        sparse = convert(model, IDENTITY, "identity")
+        full = {"sparse_grid": (size[0] // 2, size[1] // 2)}
+        inputs = x, T[:1], CAPTIONS[:1]
+        close(evaluate(sparse, *inputs, **full), evaluate(model, *inputs))
+        schedule = run("SparseDiTApplySchedule", model=sparse, schedule=None)
+        found, wanted = (sample(m, size=size, steps=2) for m in (schedule, model))
+        assert (found - wanted).norm() < 2e-4 * wanted.norm()
+        config = sparse.model.sparsedit.config
+        assert (config.micro_conditioning, config.caption_tokens, config.num_heads) == (micro, ROWS, HEADS)
+
+
+def check_converted_equals_the_core() -> None:
+    for fusion in ("official", "identity"):
+        sparse = convert(stock(), SPARSE, fusion)
+        wanted = pack("sparsedit_core.convert").convert_dense(core(), SPARSE, sparse_side=8, fusion=fusion)
+        with torch.no_grad():
+            close(evaluate(sparse), wanted(X, T, CAPTIONS)[:, :4])
+        assert sparse.model.sparsedit.latent.scale == 0.18215
+
+
+def check_loras_are_carried_and_never_baked() -> None:
+    """Also while the stock model sits loaded with the LoRA computed into its weights."""
+    inputs = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(2)), T[:1], CAPTIONS[:1]
+    model = with_lora(stock(), lora(everywhere_in_pixart()))
+    expected = evaluate(model, *inputs)
+    assert not torch.allclose(expected, evaluate(stock(), *inputs), atol=1e-2)
+    evaluate(model, *inputs)
+    sparse = convert(model, IDENTITY, "identity")
+    assert sparse.patches
+    for record in (sparse.model.diffusion_model.state_dict(), sparse.model.sparsedit_origin[0].read().state):
+        assert torch.equal(record["blocks.2.mlp.fc1.weight"], core().blocks[2].mlp.fc1.weight)
+    close(evaluate(sparse, *inputs, sparse_grid=(32, 32)), expected)
+
+
+def everywhere_in_pixart() -> list[str]:
+    return [name for name in everywhere() if "adaLN" not in name] + [
+        f"blocks.{number}.cross_attn.{part}" for number in range(7) for part in ("q_linear", "kv_linear", "proj")
+    ]
+
+
+def check_rebuilt_clones() -> None:
+    """Under dynamic VRAM ComfyUI makes a model again: by the stock loader and the conversion, or by the sparse file."""
+    load(SPARSE, "sparse.safetensors", seed=4)
+    weights = lora(everywhere_in_pixart())
+    with streaming_patcher():
+        dense = with_lora(stock(), weights)
+        for model in (convert(dense), patch(dense)):
+            rebuilt = model.clone(disable_dynamic=True)
+            assert not rebuilt.is_dynamic()
+            assert rebuilt.model is not model.model
+            assert torch.equal(evaluate(rebuilt), evaluate(model))
+            assert torch.equal(sample(rebuilt, steps=2), sample(model, steps=2))
+
+
+def check_without_a_factory_the_stock_weights_are_kept() -> None:
+    """As in ComfyUI 0.3.64, and with loaders of other packs."""
+    sparse = convert(stock(factory=False), IDENTITY, "identity")
+    recipe = sparse.model.sparsedit_origin[0]
+    assert torch.equal(recipe.read().state["blocks.0.mlp.fc1.weight"], core().blocks[0].mlp.fc1.weight)
+
+
+def check_converted_is_saved_and_loaded() -> None:
+    sparse = convert(with_lora(stock(), lora(everywhere_in_pixart())))
+    path = run(
+        "SparseDiTSaveCheckpoint", model=sparse, filename_prefix="made", folder="models/diffusion_models",
+        dtype="default",
+    )  # fmt: skip
+    again = run("SparseDiTLoadCheckpoint", checkpoint=Path(path).name, weight_dtype="fp32")
+    close(evaluate(again), evaluate(sparse))
+    assert again.model.sparsedit.config == sparse.model.sparsedit.config
+    assert again.model.sparsedit.latent == sparse.model.sparsedit.latent
+
+
+def check_a_null_caption_that_core_drew_is_not_kept() -> None:
+    model = stock()
+    del model.model.model_config.unet_config["model_max_length"]
+    converted = convert(model)
+    assert converted.model.sparsedit.config.caption_tokens == 0
+
+
+def check_positions_of_stored_256_pixels() -> None:
+    positions = pack("nodes.stock")._positions
+    model = stock().model.diffusion_model
+    assert positions(model) == (32, 1.0)
+    model.pe_interpolation = 0  # what core reads off a position table of 16 x 16
+    assert positions(model) == (32, 1.0)
+    model.y_embedder.y_embedding = torch.zeros(120, 4)
+    assert positions(model) == (16, 1.0)
+
+
+def check_stock_in_other_weight_types() -> None:
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        model = stock(dtype=dtype)
+        sparse = convert(model, IDENTITY, "identity")
+        assert sparse.model.get_dtype() == dtype
+        assert sparse.model.diffusion_model.blocks[0].attn.q.weight.dtype == dtype
+        x = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(2))
+        found = evaluate(sparse, x, T[:1], CAPTIONS[:1], sparse_grid=(32, 32))
+        wanted = evaluate(model, x, T[:1], CAPTIONS[:1])
+        assert (found - wanted).norm() < 2e-2 * wanted.norm()
+
+
+def check_quantised_weights_are_refused() -> None:
+    class Packed(torch.nn.Parameter):
+        """As packs with own weight formats have."""
+
+    model = stock()
+    layer = model.model.diffusion_model.blocks[1].mlp.fc1
+    layer.weight = Packed(layer.weight.data)
+    message = error_of(lambda: convert(model))
+    assert "quantised" in message
+    assert "\n" not in message
+
+
+def foreign() -> list[Any]:
+    """MODELs of FLUX and SDXL, without their networks."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    found = []
+    for config_class, model_class in (
+        (comfy.supported_models.Flux, comfy.model_base.Flux),
+        (comfy.supported_models.SDXL, comfy.model_base.SDXL),
+    ):
+        settings = config_class({"disable_unet_model_creation": True})
+        settings.set_inference_dtype(torch.float32, None)
+        cpu = torch.device("cpu")
+        found.append(comfy.model_patcher.ModelPatcher(model_class(settings), cpu, cpu))
+    return found
+
+
+def check_models_of_other_kinds_are_refused() -> None:
+    load(SPARSE, "sparse.safetensors")
+    for model in foreign():
+        name = type(model.model).__name__
+        for call in (
+            lambda model=model: patch(model),
+            lambda model=model: convert(model),
+            lambda model=model: run("SparseDiTApplySchedule", model=model),
+            lambda model=model: run("SparseDiTGuidance", model=model, channels=3),
+        ):
+            message = error_of(call)
+            assert f"the MODEL is a {name}, expected" in message
+            assert "\n" not in message
+        assert not model.patches
+        assert not model.wrappers
+        assert not model.object_patches
+
+
+def check_a_stock_model_alone_is_told_what_to_do() -> None:
+    model = stock()
+    for name, inputs in (
+        ("SparseDiTApplySchedule", {}),
+        ("SparseDiTGuidance", {"channels": 3}),
+        ("SparseDiTSaveCheckpoint", {"filename_prefix": "x", "folder": "output", "dtype": "default"}),
+        ("SparseDiTReport", {"latent": {}}),
+    ):
+        message = error_of(lambda name=name, inputs=inputs: run(name, model=model, **inputs))
+        assert "PixArt" in message
+        assert "SparseDiT" in message
+        assert "\n" not in message
+
+
+def check_families_and_shapes_that_do_not_fit() -> None:
+    load(SPARSE, "sparse.safetensors")
+    files.save(files.random_model(files.config(files.SPARSE)), "dit.safetensors")
+    files.save(files.random_model(files.config()), "dense_dit.safetensors")
+    dit = run("SparseDiTLoadCheckpoint", checkpoint="dense_dit.safetensors", weight_dtype="fp32")
+    for pixart in (stock(), load()):
+        assert "is a DiT but the model" in error_of(lambda model=pixart: patch(model, "dit.safetensors"))
+    assert "is a PixArt but the model" in error_of(lambda: patch(dit))
+    assert "is a dense PixArt" in error_of(lambda: patch(stock(), "pixart.safetensors"))
+    load(SPARSE, "wide.safetensors", caption_channels=24)
+    assert "caption_channels 24 instead of 20" in error_of(lambda: patch(stock(), "wide.safetensors"))
+    load(SPARSE, "micro.safetensors", micro_conditioning=True)
+    assert "micro_conditioning True instead of False" in error_of(lambda: patch(stock(), "micro.safetensors"))
+    message = error_of(lambda: convert(stock(), "1+1x[1,1,1,1]+1"))
+    assert "6 blocks but the model has 7" in message
+    replaced = stock()
+    replaced.add_object_patch("diffusion_model.blocks.2.forward", lambda x: x)
+    assert "right after the loader" in error_of(lambda: patch(replaced))
+    assert "already" in error_of(lambda: convert(load(SPARSE, "sparse.safetensors")))
+    label = node("SparseDiTClassLabel")
+    assert "CLIP Text Encode" in error_of(lambda: label.execute(classes="1", model=load()))
+
+
+def check_our_sparse_file_in_comfyuis_own_loader_is_an_error() -> None:
+    """It takes such a file for a PixArt without blocks; its message must not be a picture of noise."""
+    import comfy.sd
+
+    load(SPARSE, "sparse.safetensors")
+    try:
+        made = comfy.sd.load_diffusion_model(str(model_folder() / "sparse.safetensors"))
+    except (RuntimeError, ValueError, KeyError):
+        return
+    assert made is None, "ComfyUI's loader takes it"
