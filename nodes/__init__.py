@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply_schedule import SparseDiTApplySchedule
+from .caption import SparseDiTCaption
 from .class_label import SparseDiTClassLabel
 from .compare import SparseDiTCompare
 from .convert import SparseDiTConvert
@@ -23,6 +24,7 @@ NODES: list[type[io.ComfyNode]] = [
     SparseDiTConvert,
     SparseDiTSaveCheckpoint,
     SparseDiTClassLabel,
+    SparseDiTCaption,
     SparseDiTGuidance,
     SparseDiTReport,
     SparseDiTCompare,

@@ -30,6 +30,7 @@ class SparseDiTInfo:
     prediction: Prediction
     latent: Latent
     class_names: tuple[str, ...] | None
+    words: tuple[str, ...] | None
     source: str
 
     @property
@@ -53,6 +54,7 @@ class SparseDiTInfo:
             prediction=checkpoint.prediction,
             latent=checkpoint.latent,
             class_names=checkpoint.class_names,
+            words=checkpoint.words,
             source=source,
         )
 
