@@ -79,7 +79,7 @@ def joined(parts: Sequence[Captions]) -> Captions:
 
 
 def call_model(model: Any, x: Tensor, t: Tensor, conditions: Conditions, **keywords: Any) -> Tensor:
-    """``model`` at noisy x and timesteps t under its conditions: the one place that knows how each family takes them."""
+    """``model`` at noisy x and timesteps t: the one place that knows how each family takes its conditions."""
     if isinstance(conditions, Captions):
         output: Tensor = model(x, t, conditions.features, mask=conditions.mask, **keywords)
     else:
@@ -103,7 +103,7 @@ def without_content(model: Backbone, conditions: Conditions) -> Conditions:
     """"No class" or the null caption in place of all conditions; ``ValueError`` if the model has none."""
     if not has_null(model.config):
         what = "class" if isinstance(model.config, DiTConfig) else "caption"
-        raise ValueError(f"the model has no null {what}, which stands for no condition; use guidance 1 and label_drop 0")
+        raise ValueError(f"the model has no null {what} to stand for nothing asked; use guidance 1 and label_drop 0")
     if isinstance(conditions, Captions):
         null = null_caption(model)
         assert null is not None

@@ -69,9 +69,8 @@ def _set_modulations(state: dict[str, Tensor], model: DiT) -> None:
     handle.remove()
     c = embedded + model.y_embedder(torch.tensor([with_classes(model.config).num_classes]), embedded.dtype)
     embedded = _set_time(state, model, hidden[0].double(), model.final_layer.adaLN_modulation(c).double())
-    # (N, T, 6, D)
     found = torch.stack([cast(DiTBlock, block).adaLN_modulation(c) for block in model.blocks]).double()
-    shared, tables = _split(state, found.unflatten(-1, (6, -1)))
+    shared, tables = _split(state, found.reshape(*found.shape[:2], 6, -1))
     weight, bias = _fit(silu(embedded), shared.flatten(1))
     state |= {"t_block.1.weight": weight, "t_block.1.bias": bias}
     state |= {f"blocks.{number}.scale_shift_table": table.float() for number, table in enumerate(tables)}

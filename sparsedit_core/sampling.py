@@ -123,9 +123,10 @@ def sample(
 ) -> Samples:
     """Turn noise (B, C, H, W) into pictures of ``conditions``, classes (B,) or captions, on the model's device.
 
-    ``negative`` are captions, one a picture, that guidance leads away from instead of the null caption; ``seed`` is that of the noise a stochastic sampler adds, for pictures numbered from ``first``; ``progress`` is
-    called with the pictures of a batch after each of its evaluations. ``ValueError`` for a label, caption, sampler or
-    schedule that the model does not have, ``ArithmeticError`` when the pictures are not finite.
+    ``negative`` are captions, one a picture, that guidance leads away from instead of the null caption; ``seed`` is
+    that of the noise a stochastic sampler adds, for pictures numbered from ``first``; ``progress`` is called with the
+    pictures of a batch after each of its evaluations. ``ValueError`` for a label, caption, sampler or schedule that
+    the model does not have, ``ArithmeticError`` when the pictures are not finite.
     """
     options = options or SampleOptions()
     options = replace(options, sampler=_sampler(loaded, options.sampler))

@@ -15,8 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone
+from ..conditions import call_model
 from ..convert import split_qkv
-from ..dit import DiT
 from ..layers import TORCH_OPS, SelfAttention
 from ..layout import Role
 from ..sdtm import Block
@@ -29,10 +30,14 @@ ON_SPARSE: tuple[Role, ...] = ("generation", "sparse")
 
 @dataclass(frozen=True)
 class Run:
-    """The dense model at one moment: tokens (B, N, D) before every block and after the last, condition c (B, D)."""
+    """The dense model at one moment: tokens (B, N, D) before every block and after the last.
+
+    ``c`` is the condition that blocks take, ``final`` that of the last layer.
+    """
 
     states: tuple[Tensor, ...]
-    c: Tensor
+    c: Any
+    final: Tensor
     dense: Grid
 
 
@@ -42,7 +47,7 @@ class Surrogate:
     ``ValueError`` for a model that is a SparseDiT already.
     """
 
-    def __init__(self, model: DiT) -> None:
+    def __init__(self, model: Backbone) -> None:
         if model.layout is not None:
             raise ValueError(
                 f"the model is a SparseDiT already (layout {model.layout}); what blocks are worth is measured on the "
@@ -50,6 +55,10 @@ class Surrogate:
             )
         self.model = model
         self._blocks: dict[tuple[int, Role], Block] = {}
+
+    @property
+    def _final_layer(self) -> nn.Module:
+        return self.model.get_submodule("final_layer")
 
     @property
     def depth(self) -> int:
@@ -60,19 +69,19 @@ class Surrogate:
     def record(self, moment: Moment) -> Run:
         """Run the dense model once and keep the tokens between its blocks."""
         states: list[Tensor] = []
-        conditions: list[Tensor] = []
+        conditions: list[Any] = []
 
         def before(_: nn.Module, given: tuple[Any, ...]) -> None:
             states.append(given[0])
             conditions.append(given[1])
 
-        hooks = [layer.register_forward_pre_hook(before) for layer in (*self.model.blocks, self.model.final_layer)]
+        hooks = [layer.register_forward_pre_hook(before) for layer in (*self.model.blocks, self._final_layer)]
         try:
-            self.model(moment.x.to(self.model.x_embedder.proj.weight.dtype), moment.t, moment.y)
+            call_model(self.model, moment.x.to(self.model.x_embedder.proj.weight.dtype), moment.t, moment.y)
         finally:
             for hook in hooks:
                 hook.remove()
-        return Run(tuple(states), conditions[0], self.model.token_grid(*moment.x.shape[-2:]))
+        return Run(tuple(states), conditions[0], conditions[-1], self.model.token_grid(*moment.x.shape[-2:]))
 
     @torch.no_grad()
     def predict(self, run: Run, roles: Sequence[Role], sparse: Grid) -> Tensor:
@@ -82,7 +91,7 @@ class Surrogate:
         """
         first = next((number for number, role in enumerate(roles) if role != "dense"), self.depth)
         tokens = self._walk(run, roles, sparse, first)
-        patches = self.model.final_layer(tokens, run.c).float()
+        patches = self._final_layer(tokens, run.final).float()
         config = self.model.config
         patches = patches.unflatten(-1, (config.patch_size**2, config.out_channels))
         return cast(Tensor, patches[..., : config.in_channels].flatten(2))

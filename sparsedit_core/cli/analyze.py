@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..analysis.analysis import Analysis, analyze, check_request
 from ..analysis.moments import DEFAULT_TIMES, Moment, noised, trajectory
 from ..analysis.suggest import check_budget
 from ..checkpoint import Loaded
+from ..conditions import Conditions
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
-from ..train.pictures import CLASS_NAMES, SIDE, pictures
+from ..train.pictures import attributes, pictures
 from . import options
 from .analyze_text import as_text, attention_picture, role_picture, toy_picture
+from .asking import spread_conditions
 from .files import check_folder, command_line, to_json, versions, write_json, write_png
+from .pictures import conditions_of, draws_pictures
 from .progress import bar
 
 SUMMARY = "look into attention by block and time, and suggest a layout for a dense model under a MAC budget"
@@ -108,34 +110,34 @@ def run(args: argparse.Namespace) -> None:
 def samples(loaded: Loaded, args: argparse.Namespace, schedule: PruningSchedule | None) -> tuple[str, list[Moment]]:
     """What the model is looked at with, in words and as moments."""
     if args.data is not None:
-        images, labels = real_samples(loaded, args)
-        return f"{Path(args.data).name} with noise", noised(loaded, images, labels, args.times, seed=args.seed)
-    config, latent = loaded.config, loaded.latent
-    if (latent.kind, config.input_size, config.num_classes) == ("pixel", (SIDE, SIDE), len(CLASS_NAMES)):
-        images, labels = pictures(0, args.samples, split="heldout")
-        moments = noised(loaded, latent.scale * images, labels, args.times, seed=args.seed)
-        return "held-out pictures with noise", moments
-    labels = torch.arange(args.samples) * config.num_classes // args.samples  # spread over the classes
+        images, conditions = real_samples(loaded, args)
+        return f"{Path(args.data).name} with noise", noised(loaded, images, conditions, args.times, seed=args.seed)
+    latent = loaded.latent
+    if draws_pictures(loaded):
+        images, _ = pictures(0, args.samples, split="heldout")
+        given = conditions_of(loaded, attributes(0, args.samples, split="heldout"))
+        return "held-out pictures with noise", noised(loaded, latent.scale * images, given, args.times, seed=args.seed)
+    asked = spread_conditions(loaded, args.samples)
     with bar(args.samples * args.steps, "sampling", "evaluations") as progress:
         moments = trajectory(
-            loaded, labels, args.times, steps=args.steps, schedule=schedule, seed=args.seed, progress=progress
+            loaded, asked, args.times, steps=args.steps, schedule=schedule, seed=args.seed, progress=progress
         )
     return f"what the model meets in its own sampling of {args.steps} steps", moments
 
 
-def real_samples(loaded: Loaded, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+def real_samples(loaded: Loaded, args: argparse.Namespace) -> tuple[Tensor, Conditions]:
     """The first samples of a data set in the model's scale; ``ValueError`` where they are of another space."""
     from ..train.data import open_source  # with its data formats, which no other use of this command needs
 
-    source, own = open_source(args.data), loaded.latent
+    source, own = open_source(args.data, captions=loaded.family == "pixart"), loaded.latent
     if replace(source.latent, scale=own.scale) != own:
         raise ValueError(
             f"{args.data} holds {source.latent} but the model works in {own}; give data that was encoded for this model"
         )
     if source.count is not None and source.count < args.samples:
         raise ValueError(f"{args.data} holds {source.count} samples, fewer than --samples {args.samples}; give less")
-    images, labels = source.batch(0, args.samples)
-    return images * (own.scale / source.latent.scale), labels
+    images, conditions = source.batch(0, args.samples)
+    return images * (own.scale / source.latent.scale), conditions
 
 
 def finetune_words(args: argparse.Namespace, layout: str, schedule: PruningSchedule) -> list[str]:

@@ -15,10 +15,11 @@ from ..sampling import SampleOptions, Samples, initial_noise, sample
 from ..schedule import PruningSchedule
 from ..sheets import Row, row_sheet, to_pictures
 from . import options, text
+from .asking import Asked, add_asking, asked_from
 from .comparing import UNITS, Entry, decibel, header, likeness
 from .files import check_ending, command_line, to_json, versions, write_json, write_png
-from .progress import label_tensor, sample_with_bar
-from .sample import captions, view
+from .progress import sample_with_bar
+from .sample import view
 
 SUMMARY = "sample a SparseDiT and its dense model from the same noise: seconds, MACs, PSNR, SSIM"
 EXAMPLE = "sparsedit compare bundled:sparsedit --classes all --out compare.png"
@@ -27,19 +28,14 @@ SHOWN = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, reference, classes, outputs, sampling, schedule."""
+    """FILE, reference, what to draw, outputs, sampling, schedule."""
     parser.add_argument("file", metavar="FILE", help=f"sparse model: {options.MODEL_HELP}")
     parser.add_argument(
         "--dense",
         metavar="FILE",
         help="the dense model (default: bundled:dense for bundled:sparsedit, else FILE itself with all its tokens)",
     )
-    parser.add_argument(
-        "--classes", nargs="+", default=["0-7"], metavar="C", help='numbers, ranges, names or "all" (default 0-7)'
-    )
-    parser.add_argument(
-        "--each", type=options.positive, default=1, metavar="N", help="pictures of every class (default 1)"
-    )
+    add_asking(parser, classes="0-7")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     parser.add_argument(
         "--size", type=options.size, metavar="PX", help="512 or WIDTHxHEIGHT (default: the model's own)"
@@ -65,30 +61,31 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.file} is a dense model; give a SparseDiT, and the dense one as --dense")
     name, dense, full = _reference(args, sparse)
     _check_pair(sparse, dense)
-    labels = label_tensor(options.classes_from(args.classes, sparse), args.each)
-    noise = initial_noise(sparse, len(labels), seed=args.seed, size=args.size)
+    asked = asked_from(args, sparse)
+    count = len(asked.names)
+    noise = initial_noise(sparse, count, seed=args.seed, size=args.size)
     runs = [
         (name, dense, options.sample_options(args, full)),
         ("sparse", sparse, options.sample_options(args, options.schedule_from(args, sparse.schedule))),
     ]
-    entries = measure(runs, noise, labels, args.repeats, args.seed)
+    entries = measure(runs, noise, asked, args.repeats, args.seed)
     report = {
         "command": command_line(args.argv),
         "versions": versions(),
-        "pictures": len(labels),
+        "pictures": count,
         "units": UNITS,
         "runs": [entry.to_json(entries[0]) for entry in entries],
     }
     if args.report is not None:
         write_json(args.report, report)
     if args.out is not None:
-        write_png(args.out, sheet(entries, sparse, labels))
+        write_png(args.out, sheet(entries, sparse, asked.names))
     if args.json:
         print(to_json(report))
         return
     print(text.table(header(name), [entry.cells(entries[0]) for entry in entries]))
     where = "pictures" if sparse.latent.kind == "pixel" else "latents, over the range of the reference's"
-    print(f"{len(labels)} pictures; seconds of all in the model; PSNR and SSIM of the {where}.")
+    print(f"{count} pictures; seconds of all in the model; PSNR and SSIM of the {where}.")
 
 
 def _reference(args: argparse.Namespace, sparse: Loaded) -> tuple[str, Loaded, PruningSchedule | None]:
@@ -106,22 +103,26 @@ def _check_pair(sparse: Loaded, dense: Loaded) -> None:
     for name, a, b in (
         ("latent space", sparse.latent, dense.latent),
         ("prediction", sparse.prediction, dense.prediction),
-        ("number of classes", sparse.config.num_classes, dense.config.num_classes),
+        ("family", sparse.family, dense.family),
+        ("number of classes", *(getattr(each.config, "num_classes", None) for each in (sparse, dense))),
+        ("width of text features", *(getattr(each.config, "caption_channels", None) for each in (sparse, dense))),
+        ("vocabulary", sparse.words, dense.words),
     ):
         if a != b:
             raise ValueError(f"the two models cannot be compared: their {name} is {a} and {b}")
 
 
 def measure(
-    runs: list[tuple[str, Loaded, SampleOptions]], noise: Tensor, labels: Tensor, repeats: int, seed: int
+    runs: list[tuple[str, Loaded, SampleOptions]], noise: Tensor, asked: Asked, repeats: int, seed: int
 ) -> list[Entry]:
     """Sample every run from the same noise; the first is the reference. Repeats take turns."""
     for _, loaded, settings in runs:  # the first evaluation of a process pays for starting threads
-        sample(loaded, noise[:1], labels[:1], replace(settings, steps=1))
+        away = None if asked.negative is None else asked.negative[:1]
+        sample(loaded, noise[:1], asked.conditions[:1], replace(settings, steps=1), negative=away)
     results: list[list[Samples]] = [[] for _ in runs]
     for _ in range(repeats):
         for kept, (name, loaded, settings) in zip(results, runs, strict=True):
-            kept.append(sample_with_bar(loaded, noise, labels, settings, name, seed=seed))
+            kept.append(sample_with_bar(loaded, noise, asked, settings, name, seed=seed))
     pixels = runs[0][1].latent.kind == "pixel"
     entries = []
     for index, ((name, _, _), kept) in enumerate(zip(runs, results, strict=True)):
@@ -130,7 +131,7 @@ def measure(
     return entries
 
 
-def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor) -> Image.Image:
+def sheet(entries: list[Entry], loaded: Loaded, names: list[str]) -> Image.Image:
     """One row for each run, its numbers at the left."""
     rows = []
     for entry in entries:
@@ -140,9 +141,8 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor) -> Image.Image:
         if entry.like is not None:
             notes.append(f"PSNR {decibel(entry.like)}")
         rows.append(Row(entry.name, notes, to_pictures(view(images, loaded), zoom=zoom)))
-    names = captions(loaded, labels[:SHOWN])
     below = "from the same noise" + (
         "" if loaded.latent.kind == "pixel" else "; rough colours of the latents, not decoded"
     )
     title = " and ".join(entry.name for entry in entries)
-    return row_sheet(rows, names, title=title[0].upper() + title[1:], below=below)
+    return row_sheet(rows, names[:SHOWN], title=title[0].upper() + title[1:], below=below)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..conditions import with_classes
 from ..plots import draw_schedules
 from ..sampling import SampleOptions, initial_noise
 from ..schedule import PruningSchedule
@@ -19,11 +20,11 @@ from ..sheets import Row, row_sheet, to_pictures
 from ..train.judge import accuracy
 from ..train.train_judge import load_judge
 from . import options, text
+from .asking import Asked, described
 from .compare import measure
 from .comparing import UNITS, Entry, decibel, header
 from .files import check_folder, command_line, to_json, versions, write_json, write_png
 from .pictures import check_fits
-from .sample import captions
 
 SUMMARY = "sample the bundled dense and sparse models under several schedules: a sheet of pictures and a report"
 EXAMPLE = "sparsedit demo --out sparsedit-demo"
@@ -53,11 +54,12 @@ def run(args: argparse.Namespace) -> None:
     for name, loaded in (("dense", dense), ("sparsedit", sparse)):
         check_fits(loaded, name)
     schedules = variants(sparse)
-    labels = torch.arange(args.pictures) % sparse.config.num_classes
+    labels = torch.arange(args.pictures) % with_classes(sparse.config).num_classes
+    asked = Asked(labels, described(sparse, labels))
     noise = initial_noise(sparse, args.pictures, seed=args.seed)
     runs = [("dense", dense, SampleOptions(args.steps))]
     runs += [(name, sparse, SampleOptions(args.steps, schedule=schedule)) for name, schedule in schedules.items()]
-    entries = judged(measure(runs, noise, labels, 1, args.seed), labels)
+    entries = judged(measure(runs, noise, asked, 1, args.seed), labels)
     drawing = draw_schedules(schedules, sparse.config.grid, title="The schedules of the demo")
     report = _report(args, entries, schedules)
     files = [
@@ -95,7 +97,7 @@ def judged(entries: list[Entry], labels: Tensor) -> list[Entry]:
 
 def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor, args: argparse.Namespace) -> Image.Image:
     """A row for every run, a column for every class."""
-    count = min(len(labels), loaded.config.num_classes)
+    count = min(len(labels), with_classes(loaded.config).num_classes)
     rows = []
     for entry in entries:
         share = 100 * entry.samples.macs / entries[0].samples.macs
@@ -110,7 +112,7 @@ def sheet(entries: list[Entry], loaded: Loaded, labels: Tensor, args: argparse.N
         f"64x64 pixels shown twice as large; {args.steps} Euler steps, no guidance; "
         f"seconds of {len(labels)} pictures; PSNR and SSIM against dense"
     )
-    names = captions(loaded, labels[:count])
+    names = described(loaded, labels[:count])
     return row_sheet(rows, names, title="The bundled models from the same noise", below=below)
 
 

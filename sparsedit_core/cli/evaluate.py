@@ -1,4 +1,4 @@
-"""``evaluate``: Frechet distance, precision, recall and class accuracy of models, beside real pictures."""
+"""``evaluate``: Frechet distance, precision, recall, accuracy of classes or captions, beside real pictures."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..conditions import Captions, joined
 from ..sampling import SampleOptions, Samples, evaluation_count, grid_counts, initial_noise, sample
 from ..train.by_time import TIMES, errors_by_time
 from ..train.evaluation import Jury, seen
+from ..train.pictures import Attributes
 from ..train.real_pictures import FolderPictures, batches
 from ..vae import Autoencoder, load_autoencoder
 from . import options
+from .asking import add_text_encoder
 from .evaluate_text import report_text, spreads
 from .files import check_ending, command_line, to_json, versions, write_json
 from .given import given_pictures, given_row
 from .jury import (
+    Asker,
     Reality,
     add_jury,
+    asker,
     check_classifier,
     check_models,
+    classes_of,
     jury_from,
-    known_labels,
+    known_conditions,
     picture_size,
     real_pictures,
     reality,
@@ -66,6 +72,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers as JSON")
     add_jury(parser)
+    add_text_encoder(parser)
     options.add_sampling(parser, steps=20, cfg=1.0, batch=100)
     options.add_schedule(parser)
     options.add_device(parser)
@@ -98,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         size = size or given[0][1].size
     assert size is not None  # there are models or pictures
     check_classifier(jury, size, models)
-    pictures = real_pictures(args, size)
+    pictures = real_pictures(args, size, [loaded for _, loaded in models])
     if args.by_time is not None:
         for _, loaded in models:
             same_classes(pictures, loaded)
@@ -196,12 +203,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """The verdicts on one model."""
     seeds: list[dict[str, Any]] = []
-    account = Account()
+    account, ask = Account(), asker(loaded, args, real.pictures)
     for seed in args.seeds:
         account = Account()
         label, total = f"{Path(name).stem}, seed {seed}", args.samples * evaluation_count(settings(loaded, args))
         with bar(total, label, "evaluations") as progress:
-            drawn = seen(jury, sampled(loaded, args, seed, space, account, progress), loaded.config.num_classes)
+            drawn = seen(jury, sampled(loaded, args, ask, seed, space, account, progress), classes_of(loaded))
         seeds.append({"seed": seed} | drawn.against(real.reference).to_json() | {"seconds": account.seconds})
     row: dict[str, Any] = {
         "file": Path(name).name,
@@ -228,31 +235,36 @@ def settings(loaded: Loaded, args: argparse.Namespace) -> SampleOptions:
 def sampled(
     loaded: Loaded,
     args: argparse.Namespace,
+    ask: Asker,
     seed: int,
     space: Space,
     account: Account,
     progress: Callable[[int], object],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures and their labels in batches, class after class in turn; the noise is the same in every batching."""
+) -> Iterator[tuple[Tensor, Tensor | Attributes | None]]:
+    """Pictures and what they should show in batches: class after class in turn, captions those of held-out pictures.
+
+    The noise is the same in every batching.
+    """
     wanted = settings(loaded, args)
     for first in range(0, args.samples, args.batch):
         count = min(args.batch, args.samples - first)
-        labels = torch.arange(first, first + count) % loaded.config.num_classes
+        shown, conditions = ask(seed, first, count)
         noise = initial_noise(loaded, count, seed=seed, first=first)
-        samples = sample(loaded, noise, labels, wanted, seed=seed, first=first, progress=progress)
+        samples = sample(loaded, noise, conditions, wanted, seed=seed, first=first, progress=progress)
         account.add(samples)
-        yield space.to_pictures(loaded, samples.images), labels
+        yield space.to_pictures(loaded, samples.images), shown
 
 
 def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, space: Space) -> dict[str, Any]:
     """The errors of the prediction on the first real pictures, by time; ``ValueError`` for fewer than two of them."""
-    drawn, labels = [], []
+    drawn: list[Tensor] = []
+    given: list[Any] = []
     count = args.by_time if real.pictures.count is None else min(args.by_time, real.pictures.count)
     for images, shown in batches(real.pictures, 0, count, args.batch):
         if len(images):
             drawn.append(space.from_pictures(loaded, images))
-            labels.append(known_labels(real.pictures, loaded, shown, len(images)))
-    readable = sum(map(len, labels))
+            given.append(known_conditions(real.pictures, loaded, shown, len(images)))
+    readable = sum(map(len, given))
     if readable < 2:
         raise ValueError(
             f"only {readable} of the first {count} real pictures can be read; an error by time needs 2: give a larger "
@@ -261,7 +273,12 @@ def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, 
     with bar(len(TIMES) * readable, f"{Path(name).stem}, by time", "evaluations") as progress:
         schedule = options.schedule_from(args, loaded.schedule) if loaded.layout is not None else None
         found = errors_by_time(
-            loaded, torch.cat(drawn), torch.cat(labels), schedule=schedule, batch=args.batch, progress=progress
+            loaded,
+            torch.cat(drawn),
+            joined(given) if isinstance(given[0], Captions) else torch.cat(given),
+            schedule=schedule,
+            batch=args.batch,
+            progress=progress,
         )
     what = "velocity" if loaded.prediction == "flow" else "noise"
     return {"predicts": what, "pictures": readable, "times": [entry.to_json() for entry in found]}

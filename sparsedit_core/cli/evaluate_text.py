@@ -10,10 +10,15 @@ from . import text
 # what it is, factor, digits, unit
 METRICS = {
     "accuracy": ("class accuracy", 100, 2, " %"),
+    "shape": ("shape of the caption", 100, 2, " %"),
+    "texture": ("texture of the caption", 100, 2, " %"),
+    "colour": ("colour of the caption", 100, 2, " %"),
+    "caption": ("all of the caption", 100, 2, " %"),
     "frechet": ("Frechet distance", 1, 4, ""),
     "precision": ("precision", 100, 2, " %"),
     "recall": ("recall", 100, 2, " %"),
 }
+CAPTION = ("shape", "texture", "colour", "caption")
 MISSING = "n/a"
 
 
@@ -33,7 +38,8 @@ def report_text(report: dict[str, Any]) -> str:
     """Everything that was found, one table a metric."""
     models, floor = report["models"], report["floor"]
     seeds = [seed["seed"] for seed in models[0]["seeds"] if seed["seed"] is not None]
-    parts = [metric_table(metric, seeds, models) + f"\n{real_line(metric, floor)}" for metric in METRICS]
+    shown = [name for name in METRICS if name not in CAPTION or any(row[name] is not None for row in models)]
+    parts = [metric_table(metric, seeds, models) + f"\n{real_line(metric, floor)}" for metric in shown]
     cost = [
         [
             row["file"],
@@ -81,7 +87,7 @@ def real_line(metric: str, floor: dict[str, Any]) -> str:
     count, others = floor["pictures"], floor["others"]
     if metric == "frechet":
         return f"floor {value}: {count} real pictures against {others} others"
-    if metric == "accuracy":
+    if metric in ("accuracy", *CAPTION):
         return f"of {count} real pictures {value}"
     return f"of {floor['compared']} real pictures against as many others {value}"
 

@@ -11,16 +11,23 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
+from ..conditions import Conditions, has_null, without_content
+from ..config import DiTConfig
 from ..train.evaluation import Jury, PictureSet, seen, union
 from ..train.extractors import Preparation, ScriptedNetwork, judge_features, judge_logits
-from ..train.pictures import CLASS_NAMES, SIDE
+from ..train.pictures import CLASS_NAMES, SIDE, Attributes, attributes
 from ..train.precision_recall import NEIGHBOURS
 from ..train.real_pictures import FolderPictures, HeldOutPictures, RealPictures, batches
 from ..train.train_judge import load_judge
 from . import options
-from .pictures import check_fits
+from .asking import encoder, spread_conditions
+from .pictures import check_fits, conditions_of, knows_pictures
 
 PROCEDURAL = (SIDE, SIDE, len(CLASS_NAMES))
+_ASKED_SEED = 1000  # of the captions that models are asked with, above that of the references
+Asker = Callable[[int, int, int], tuple[Tensor | Attributes | None, Conditions]]
+"""Seed, first and count of samples to what they should show and what they are asked with."""
+
 NETWORKS = {"features": "the feature extractor", "classifier": "the classifier"}
 
 
@@ -107,7 +114,7 @@ def reality(
     wanted = args.references
     width: int | None = None
 
-    def judged(first: int, count: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def judged(first: int, count: int) -> Iterator[tuple[Tensor, Tensor | Attributes | None]]:
         nonlocal width
         for images, labels in batches(pictures, first, count, args.batch):
             if width is None and jury.classify is not None and len(images):
@@ -128,10 +135,10 @@ def reality(
     return Reality(pictures, union(one, two), (one, two))
 
 
-def real_pictures(args: argparse.Namespace, size: tuple[int, int]) -> RealPictures:
+def real_pictures(args: argparse.Namespace, size: tuple[int, int], models: Sequence[Loaded] = ()) -> RealPictures:
     """Held-out procedural pictures, or those of ``--real`` in the models' (height, width)."""
     if args.real is None:
-        return HeldOutPictures()
+        return HeldOutPictures(captioned=any(loaded.family == "pixart" for loaded in models))
     if size[0] != size[1]:
         raise ValueError(f"the models draw {size[1]}x{size[0]} pixels; real pictures are cropped to squares alone")
     return FolderPictures(args.real, size[0])
@@ -153,10 +160,10 @@ def check_models(models: Sequence[tuple[str, Loaded]], args: argparse.Namespace)
         latent = loaded.latent.kind == "latent"
         if args.real is None and not (latent and args.vae is not None):
             check_fits(loaded, name)
-        elif args.real is None and (*picture_size(loaded), loaded.config.num_classes) != PROCEDURAL:
+        elif args.real is None and (*picture_size(loaded), classes_of(loaded)) != PROCEDURAL:
             raise ValueError(
-                f"{Path(name).name} draws {loaded.config.num_classes} classes of {picture_size(loaded)} pixels, the "
-                f"procedural pictures are {len(CLASS_NAMES)} of {(SIDE, SIDE)}; compare with a folder: --real FOLDER"
+                f"{Path(name).name} draws {classes_of(loaded)} classes of {picture_size(loaded)} pixels, procedural "
+                f" pictures are {len(CLASS_NAMES)} of {(SIDE, SIDE)}; compare with a folder: --real FOLDER"
             )
         elif latent and args.vae is None:
             raise ValueError(f"{Path(name).name} draws latents; give the autoencoder that decodes them with --vae FILE")
@@ -173,30 +180,66 @@ def check_classifier(jury: Jury, size: tuple[int, int], models: Sequence[tuple[s
         return
     width = jury.classify(torch.zeros(1, 3, *size)).shape[1]
     for name, loaded in models:
-        if width != loaded.config.num_classes:
+        if classes_of(loaded) not in (width, None):
             raise ValueError(
-                f"the classifier gives {width} logits, but the pictures are of {loaded.config.num_classes} classes "
+                f"the classifier gives {width} logits, but the pictures are of {classes_of(loaded)} classes "
                 f"({Path(name).name}); give a classifier of the model's own classes"
             )
 
 
+def classes_of(loaded: Loaded) -> int | None:
+    """How many classes a model's pictures are judged by: its own, or those of the procedural pictures' captions."""
+    if isinstance(loaded.config, DiTConfig):
+        return loaded.config.num_classes
+    return len(CLASS_NAMES) if knows_pictures(loaded) else None
+
+
 def same_classes(pictures: RealPictures, loaded: Loaded) -> bool:
-    """Whether the labels of the pictures are the model's classes; ``ValueError`` where not and without a null class."""
-    if len(pictures.class_names) == loaded.config.num_classes:
+    """Whether what pictures show is what the model is asked with; ``ValueError`` where not and without a null class."""
+    if len(pictures.class_names) == (classes_of(loaded) or 0) > 0:
         return True
-    if not loaded.config.null_class:
-        raise ValueError(
-            f"the real pictures are of {len(pictures.class_names)} classes, the model knows "
-            f"{loaded.config.num_classes} and no null class; give one sub-folder for each class"
-        )
+    if not has_null(loaded.config):
+        known = f"{classes_of(loaded)} and no null class; give one sub-folder for each class"
+        if not isinstance(loaded.config, DiTConfig):
+            known = "captions but holds no null caption, which stands for pictures without any; give another model"
+        raise ValueError(f"the real pictures are of {len(pictures.class_names)} classes, the model knows {known}")
     return False
 
 
-def known_labels(pictures: RealPictures, loaded: Loaded, labels: Tensor | None, count: int) -> Tensor:
-    """Labels (count,) to ask a model with: those of the pictures if they are the model's classes, else the null class.
+def known_conditions(
+    pictures: RealPictures, loaded: Loaded, shown: Tensor | Attributes | None, count: int
+) -> Conditions:
+    """What a model is asked with for ``count`` real pictures: what they show if it knows that, else nothing.
 
-    ``ValueError`` for a model without a null class.
+    ``ValueError`` for a model without a null class or caption.
     """
-    if same_classes(pictures, loaded) and labels is not None:
-        return labels
-    return torch.full((count,), loaded.config.num_classes)
+    if same_classes(pictures, loaded) and shown is not None:
+        return conditions_of(loaded, shown) if isinstance(shown, Attributes) else shown
+    return without_content(loaded.model, spread_conditions(loaded, count))
+
+
+def asker(loaded: Loaded, args: argparse.Namespace, pictures: RealPictures) -> Asker:
+    """What samples should show, and the conditions that ask for it: classes in turn, or captions.
+
+    Captions of the procedural pictures are those of held-out ones, others for each seed; else they are the texts beside
+    the real pictures, in turn. ``ValueError`` where there are none.
+    """
+    if isinstance(loaded.config, DiTConfig):
+        classes = loaded.config.num_classes
+        return lambda _, first, count: (labels := torch.arange(first, first + count) % classes, labels)
+    if knows_pictures(loaded):
+
+        def held_out(seed: int, first: int, count: int) -> tuple[Attributes, Conditions]:
+            shown = attributes(first, count, seed=_ASKED_SEED + seed, split="heldout")
+            return shown, conditions_of(loaded, shown)
+
+        return held_out
+    texts = pictures.captions() if isinstance(pictures, FolderPictures) else []
+    if not texts:
+        raise ValueError("a PixArt is asked with captions; give pictures with .txt files beside them: --real FOLDER")
+    encode = encoder(args, loaded)
+
+    def beside(_: int, first: int, count: int) -> tuple[None, Conditions]:
+        return None, encode([texts[number % len(texts)] for number in range(first, first + count)])
+
+    return beside

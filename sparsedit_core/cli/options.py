@@ -11,6 +11,7 @@ import torch
 
 from ..bundled import BUNDLED, bundled_path
 from ..checkpoint import Loaded, load_checkpoint
+from ..conditions import with_classes
 from ..sampling import SAMPLERS, SampleOptions
 from ..schedule import PRESETS, PruningSchedule
 
@@ -147,7 +148,7 @@ def sample_options(args: argparse.Namespace, schedule: PruningSchedule | None) -
 
 def classes_from(words: list[str], loaded: Loaded) -> list[int]:
     """Class numbers from numbers, ranges like 0-9, names and "all"; ``ValueError`` names the first unknown one."""
-    count = loaded.config.num_classes
+    count = with_classes(loaded.config).num_classes
     names = {name.lower(): index for index, name in enumerate(loaded.class_names or ())}
     result: list[int] = []
     for word in words:

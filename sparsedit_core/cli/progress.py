@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoint import Loaded
 from ..sampling import SampleOptions, Samples, evaluation_count, sample
+from .asking import Asked
 
 
 @contextmanager
@@ -21,13 +21,10 @@ def bar(total: int, label: str, unit: str) -> Iterator[Callable[[int], object]]:
 
 
 def sample_with_bar(
-    loaded: Loaded, noise: Tensor, labels: Tensor, options: SampleOptions, label: str, *, seed: int = 0
+    loaded: Loaded, noise: Tensor, asked: Asked, options: SampleOptions, label: str, *, seed: int = 0
 ) -> Samples:
     """``sample`` with a bar that counts evaluations of pictures."""
     with bar(len(noise) * evaluation_count(options), label, "evaluations") as progress:
-        return sample(loaded, noise, labels, options, seed=seed, progress=progress)
-
-
-def label_tensor(classes: list[int], each: int) -> Tensor:
-    """Every class ``each`` times, class after class: (len(classes) * each,)."""
-    return torch.tensor(classes).repeat_interleave(each)
+        return sample(
+            loaded, noise, asked.conditions, options, negative=asked.negative, seed=seed, progress=progress
+        )

@@ -1,4 +1,4 @@
-"""``sample``: pictures of chosen classes."""
+"""``sample``: pictures of chosen classes or captions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..checkpoint import Loaded
-from ..conditions import Captions, Conditions
 from ..sampling import Samples, grid_counts, initial_noise
 from ..sheets import grid_sheet, to_pictures
-from ..words import WordEncoder
 from . import options, text
+from .asking import add_asking, asked_from
 from .comparing import UNITS
 from .files import check_ending, command_line, to_json, write_bytes, write_png
-from .progress import label_tensor, sample_with_bar
+from .progress import sample_with_bar
 
 SUMMARY = "sample pictures from a model"
 EXAMPLE = "sparsedit sample bundled:sparsedit --classes all --seed 3 --out pictures.png"
@@ -33,14 +32,9 @@ LATENT_TO_RGB = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """FILE, classes, output, sampling, schedule."""
+    """FILE, what to draw, output, sampling, schedule."""
     parser.add_argument("file", metavar="FILE", help=options.MODEL_HELP)
-    parser.add_argument(
-        "--classes", nargs="+", default=["0-3"], metavar="C", help='numbers, ranges, names or "all" (default 0-3)'
-    )
-    parser.add_argument(
-        "--each", type=options.positive, default=1, metavar="N", help="pictures of every class (default 1)"
-    )
+    add_asking(parser, classes="0-3")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     parser.add_argument(
         "--size", type=options.size, metavar="PX", help="512 or WIDTHxHEIGHT (default: the model's own)"
@@ -59,29 +53,28 @@ def run(args: argparse.Namespace) -> None:
     check_ending(args.out, ".png")
     options.set_threads(args)
     loaded = options.open_model(args.file, args, **options.facts(args))
-    labels = label_tensor(options.classes_from(args.classes, loaded), args.each)
-    noise = initial_noise(loaded, len(labels), seed=args.seed, size=args.size)
+    asked = asked_from(args, loaded)
+    noise = initial_noise(loaded, len(asked.names), seed=args.seed, size=args.size)
     settings = options.sample_options(args, options.schedule_from(args, loaded.schedule))
-    samples = sample_with_bar(loaded, noise, labels, settings, "sampling", seed=args.seed)
-    files = write(args, loaded, samples, labels)
+    samples = sample_with_bar(loaded, noise, asked, settings, "sampling", seed=args.seed)
+    files = write(args, loaded, samples, asked.names)
     report = {
         "command": command_line(args.argv),
         "files": [path.name for path in files],
-        "pictures": len(labels),
+        "pictures": len(asked.names),
         "units": UNITS,
         "macs": samples.macs,
         "flops": 2 * samples.macs,
         "seconds": samples.seconds,
         "evaluations": [evaluation.to_json() for evaluation in samples.evaluations],
     }
-    print(to_json(report) if args.json else _text(files, samples, loaded, len(labels)))
+    print(to_json(report) if args.json else _text(files, samples, loaded, len(asked.names)))
 
 
-def write(args: argparse.Namespace, loaded: Loaded, samples: Samples, labels: Tensor) -> list[Path]:
+def write(args: argparse.Namespace, loaded: Loaded, samples: Samples, names: list[str]) -> list[Path]:
     """The pictures, and for latent models the latents themselves."""
-    names = captions(loaded, labels)
     if loaded.latent.kind == "pixel":
-        zoom = 1 if args.separate or len(labels) == 1 else max(1, 128 // samples.images.shape[-1])
+        zoom = 1 if args.separate or len(names) == 1 else max(1, 128 // samples.images.shape[-1])
         return write_pictures(args, to_pictures(samples.images, zoom=zoom), names, "")
     latents = args.out.with_suffix(".latent")
     content = {"latent_tensor": samples.images, "latent_format_version_0": torch.zeros(0)}
@@ -100,27 +93,18 @@ def view(images: Tensor, loaded: Loaded) -> Tensor:
     return images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
 
 
-def write_pictures(args: argparse.Namespace, pictures: list[Image.Image], captions: list[str], note: str) -> list[Path]:
+def write_pictures(args: argparse.Namespace, pictures: list[Image.Image], names: list[str], note: str) -> list[Path]:
     """One picture as it is, several as a sheet or as files that are numbered."""
     out: Path = args.out
     if len(pictures) == 1:
         return [write_png(out, pictures[0])]
     if args.separate:
-        names = [out.with_name(f"{out.stem}-{index:03d}{out.suffix}") for index in range(len(pictures))]
-        return [write_png(name, picture) for name, picture in zip(names, pictures, strict=True)]
+        paths = [out.with_name(f"{out.stem}-{index:03d}{out.suffix}") for index in range(len(pictures))]
+        return [write_png(name, picture) for name, picture in zip(paths, pictures, strict=True)]
     columns = args.each if 4 <= args.each <= 12 else min(10, len(pictures))
     below = f"seed {args.seed}, {args.steps} steps, guidance {args.cfg:g}" + (f"; {note}" if note else "")
     title = Path(args.file.removeprefix("bundled:")).stem
-    return [write_png(out, grid_sheet(pictures, captions, columns=columns, title=title, below=below))]
-
-
-def captions(loaded: Loaded, conditions: Conditions) -> list[str]:
-    """What each picture shows: its class by name where the file has names, its caption where words tell it."""
-    if isinstance(conditions, Captions):
-        known = WordEncoder(loaded.words).texts(conditions) if loaded.words else [""] * len(conditions)
-        return [text or f"picture {number}" for number, text in enumerate(known)]
-    names = loaded.class_names
-    return [names[label] if names else f"class {label}" for label in conditions.tolist()]
+    return [write_png(out, grid_sheet(pictures, names, columns=columns, title=title, below=below))]
 
 
 def _text(files: list[Path], samples: Samples, loaded: Loaded, count: int) -> str:

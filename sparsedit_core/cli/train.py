@@ -132,8 +132,9 @@ def _config(args: argparse.Namespace, source: Source) -> BackboneConfig:
 
 def _check_classifier(args: argparse.Namespace) -> None:
     usual = {item.name: item.default for item in fields(TrainOptions) if item.name != "seed"} | {"data": PROCEDURAL}
-    flags = (*SHAPE, "family", "init", "from_dit", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every", "tensorboard")
-    flags = (*flags, "preset", "schedule", "rate_noise", "rate_clean", "hold", "hold_fraction", "curve", "levels")
+    flags = (*SHAPE, "family", "init", "from_dit", "layout", "teacher", "resume", "cpu", "bfloat16", "sheet_every")
+    flags = (*flags, "tensorboard", "preset", "schedule", "rate_noise", "rate_clean", "hold", "hold_fraction", "curve")
+    flags = (*flags, "levels")
     for name, default in (usual | dict.fromkeys(flags)).items():
         if (getattr(args, name) or None) != (default or None):
             raise ValueError(

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ..backbone import Backbone
@@ -21,8 +20,9 @@ from ..train.curves import draw_curves
 from ..train.options import TrainOptions
 from ..train.progress import Progress, RunLog, Watcher
 from ..train.source import Source
+from .asking import described, spread_conditions
 from .files import write_png
-from .sample import captions, view
+from .sample import view
 
 SHEET_STEPS, SHEET_GUIDANCE, SHEET_PICTURES = 20, 1.5, 10
 
@@ -84,9 +84,7 @@ def sheet_conditions(loaded: Loaded, source: Source) -> Conditions:
     """What a sheet shows: up to ten classes, spread over all, or the captions of the first samples."""
     if loaded.family == "pixart":
         return source.batch(0, min(SHEET_PICTURES, source.count or SHEET_PICTURES))[1]
-    classes = with_classes(loaded.config).num_classes
-    shown = min(SHEET_PICTURES, classes)
-    return torch.arange(shown) * classes // shown
+    return spread_conditions(loaded, min(SHEET_PICTURES, with_classes(loaded.config).num_classes))
 
 
 def sample_sheet(loaded: Loaded, conditions: Conditions, seed: int, below: str) -> Any:
@@ -95,7 +93,7 @@ def sample_sheet(loaded: Loaded, conditions: Conditions, seed: int, below: str) 
     noise = initial_noise(loaded, len(conditions), seed=seed)
     images = sample(loaded, noise, conditions, SampleOptions(SHEET_STEPS, cfg=guidance), seed=seed).images
     pictures = to_pictures(view(images, loaded), zoom=max(1, 128 // images.shape[-1]))
-    names = captions(loaded, conditions)
+    names = described(loaded, conditions)
     return grid_sheet(pictures, names, columns=5, title="Samples of the averaged weights", below=below)
 
 

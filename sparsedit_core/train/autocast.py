@@ -55,7 +55,7 @@ def recomputing(model: Backbone, wanted: bool = True) -> Iterator[None]:
     try:
         for block in blocks:
             # an attribute of the block itself, in front of its class's method; hooks are called outside of it
-            block.forward = partial(  # type: ignore[method-assign]
+            block.forward = partial(
                 checkpoint, type(block).forward.__get__(block), use_reentrant=False, preserve_rng_state=False
             )
         yield

@@ -31,7 +31,8 @@ class MicroBatch:
     """What one forward and backward pass works on.
 
     ``images``  (B, C, H, W) samples in model space; ``noise``  like them; ``conditions``  labels (B,) or captions,
-    some of them replaced by the null class or caption; ``times``  (B,) as :func:`times.draw_times` gives them; ``grid``  None if dense.
+    some of them replaced by the null class or caption; ``times``  (B,) as :func:`times.draw_times` gives them;
+    ``grid``  None if dense.
     """
 
     images: Tensor

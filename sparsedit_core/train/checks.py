@@ -36,7 +36,7 @@ def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, 
     if layout is None and schedule is not None:
         raise ValueError("a schedule was given but the model is dense; convert it first: convert_dense(model, layout)")
     if options.label_drop and not has_null(loaded.config):
-        raise ValueError("label_drop needs a null class or null caption, which this model does not have; use label_drop=0")
+        raise ValueError("label_drop needs a null class or caption, which this model does not have; use label_drop=0")
     objective_name(options.objective, loaded.prediction, loaded.config)
     check_source(loaded, source)
 

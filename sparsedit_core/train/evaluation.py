@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .extractors import Extractor
 from .frechet import Moments
+from .picture_captions import measured_colour
+from .pictures import CLASS_NAMES, SHAPES, Attributes
 from .precision_recall import NEIGHBOURS, precision_recall, squared_radii
 
 
@@ -46,6 +48,8 @@ class Verdict:
     ``frechet``            squared Frechet distance of the features, in their squared units
     ``precision, recall``  shares in [0, 1] of ``compared`` pictures on either side; ``None`` where too few
     ``accuracy``           share in [0, 1] of the pictures that are taken for their label; ``None`` without labels
+    ``shape``, ``texture``, ``colour``  shares that show what their caption names, ``caption`` all three; ``None``
+                           without captions of the procedural pictures
     """
 
     frechet: float
@@ -54,6 +58,10 @@ class Verdict:
     compared: int
     accuracy: float | None
     pictures: int
+    shape: float | None = None
+    texture: float | None = None
+    colour: float | None = None
+    caption: float | None = None
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain values."""
@@ -67,13 +75,14 @@ class PictureSet:
         self.jury, self.classes, self.moments = jury, classes, Moments()
         self._kept: list[Tensor] = []
         self._labelled, self._right = 0, 0
+        self._shown = torch.zeros(5, dtype=torch.int64)  # pictures with captions; right in shape, texture, colour, all
         self._radii: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return self.moments.count
 
-    def add(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,).
+    def add(self, images: Tensor, shown: Tensor | Attributes | None = None) -> None:
+        """Take in pictures (n, 3, H, W) in [-1, 1] and what they should show, labels (n,) or what captions name.
 
         ``ValueError`` for features that are not finite, a classifier of other classes, and a label it does not have.
         """
@@ -85,7 +94,8 @@ class PictureSet:
         if room:
             self._kept.append(features[:room])
         self.moments.add(features)
-        if labels is not None and self.jury.classify is not None:
+        if shown is not None and self.jury.classify is not None:
+            labels = shown.label if isinstance(shown, Attributes) else shown
             logits = self.jury.classify(images)
             if self.classes is not None and logits.shape[1] != self.classes:
                 raise ValueError(
@@ -98,8 +108,11 @@ class PictureSet:
                     f"the pictures have label {int(wrong[0])}, but the classifier's classes are 0 .. "
                     f"{logits.shape[1] - 1}; give a classifier of the pictures' classes"
                 )
-            self._right += int((logits.argmax(dim=1) == labels.cpu()).sum())
+            found = logits.argmax(dim=1)
+            self._right += int((found == labels.cpu()).sum())
             self._labelled += len(labels)
+            if isinstance(shown, Attributes) and logits.shape[1] == len(CLASS_NAMES):
+                self._shown += _count_shown(found, measured_colour(images.cpu()), shown)
 
     @property
     def features(self) -> Tensor:
@@ -132,14 +145,30 @@ class PictureSet:
             compared=compared if shares is not None else 0,
             accuracy=self.accuracy,
             pictures=len(self),
+            **self._shares(),
         )
 
+    def _shares(self) -> dict[str, float]:
+        total, *right = self._shown.tolist()
+        names = ("shape", "texture", "colour", "caption")
+        return {name: count / total for name, count in zip(names, right, strict=True)} if total else {}
 
-def seen(jury: Jury, batches: Iterable[tuple[Tensor, Tensor | None]], classes: int | None = None) -> PictureSet:
-    """All batches of (pictures, labels) as one set."""
+
+def _count_shown(found: Tensor, colour: Tensor, wanted: Attributes) -> Tensor:
+    """Pictures, and how many of them are right in shape, texture, colour and all of it: (5,)."""
+    right = torch.stack(
+        [found % len(SHAPES) == wanted.shape, found // len(SHAPES) == wanted.texture, colour == wanted.colour]
+    )
+    return torch.stack([torch.tensor(len(found)), *right.sum(dim=1), right.all(dim=0).sum()])
+
+
+def seen(
+    jury: Jury, batches: Iterable[tuple[Tensor, Tensor | Attributes | None]], classes: int | None = None
+) -> PictureSet:
+    """All batches of (pictures, what they should show) as one set."""
     result = PictureSet(jury, classes)
-    for images, labels in batches:
-        result.add(images, labels)
+    for images, shown in batches:
+        result.add(images, shown)
     return result
 
 
@@ -152,4 +181,5 @@ def union(first: PictureSet, second: PictureSet) -> PictureSet:
     ahead = first.features[:half]
     result._kept = [ahead, second.features[: first.jury.kept - len(ahead)]]
     result._labelled, result._right = first._labelled + second._labelled, first._right + second._right
+    result._shown = first._shown + second._shown
     return result

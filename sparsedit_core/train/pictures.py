@@ -81,6 +81,14 @@ class Attributes:
     colour: Tensor
     wording: Tensor
 
+    @property
+    def label(self) -> Tensor:
+        """The class: shape and texture."""
+        return self.texture * len(SHAPES) + self.shape
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
 
 def attributes(
     start: int | Sequence[int] | NDArray[np.int64],

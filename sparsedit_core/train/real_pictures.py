@@ -6,6 +6,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .data.crop import UndecodableError, read_picture
-from .data.folder import scan_folder
-from .pictures import CLASS_NAMES, pictures
+from .data.folder import caption, scan_folder
+from .pictures import CLASS_NAMES, Attributes, attributes, pictures
 
 logger = logging.getLogger("sparsedit")
 
@@ -34,25 +35,34 @@ class RealPictures(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """What label i means; empty without classes."""
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
-        """Pictures ``first`` .. ``first + size - 1`` (n, 3, H, W) in [-1, 1] and their labels (n,), where known.
+    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | Attributes | None]:
+        """Pictures ``first`` .. ``first + size - 1`` (n, 3, H, W) in [-1, 1] and what they show, where known: labels
+        (n,), or what captions of the procedural pictures name.
 
         n is below ``size`` at the end, and where a file does not decode.
         """
 
 
+@dataclass(frozen=True)
 class HeldOutPictures:
-    """Procedural pictures that no training sees."""
+    """Procedural pictures that no training sees, with their labels or, ``captioned``, with what captions name."""
+
+    captioned: bool = False
 
     count = None
     class_names = CLASS_NAMES
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
+    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | Attributes]:
         """See :class:`RealPictures`."""
-        return pictures(first, size, seed=REFERENCE_SEED, split="heldout")
+        images, labels = pictures(first, size, seed=REFERENCE_SEED, split="heldout")
+        if not self.captioned:
+            return images, labels
+        return images, attributes(first, size, seed=REFERENCE_SEED, split="heldout")
 
 
-def batches(real: RealPictures, first: int, count: int, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(
+    real: RealPictures, first: int, count: int, size: int
+) -> Iterator[tuple[Tensor, Tensor | Attributes | None]]:
     """Batches of at most ``size`` of the ``count`` pictures from ``first``."""
     for start in range(first, first + count, size):
         yield real.batch(start, min(size, first + count - start))
@@ -78,6 +88,10 @@ class FolderPictures:
     def size(self) -> tuple[int, int]:
         """Rows and columns of the pictures."""
         return self.side, self.side
+
+    def captions(self) -> list[str]:
+        """The captions beside the pictures, in their order; those without one are left out."""
+        return [text for text in (caption(self.root, picture.name) for picture in self._pictures) if text]
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
         """See :class:`RealPictures`."""

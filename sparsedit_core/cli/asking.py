@@ -1,0 +1,121 @@
+"""What pictures are asked for on the command line: classes of a DiT, captions of a PixArt."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import Loaded
+from ..conditions import Captions, Conditions, has_null, with_classes, without_content
+from ..config import PixArtConfig
+from ..words import WordEncoder
+from . import options
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``conditions``, their ``names`` and what guidance leads away from, if not from nothing: one each a picture."""
+
+    conditions: Conditions
+    names: list[str]
+    negative: Captions | None = None
+
+
+def add_asking(parser: argparse.ArgumentParser, *, classes: str) -> None:
+    """Classes (a DiT's are ``classes`` if none are given) or captions, and how many pictures of each."""
+    words = f'of a DiT: numbers, ranges, names or "all" (default {classes})'
+    parser.add_argument("--classes", nargs="+", metavar="C", help=words)
+    parser.set_defaults(default_classes=classes)
+    parser.add_argument(
+        "--caption", nargs="+", metavar="TEXT", help="captions, of a PixArt; quote each: --caption 'a red striped star'"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="caption that guidance leads away from (default: none)")
+    add_text_encoder(parser)
+    parser.add_argument(
+        "--each", type=options.positive, default=1, metavar="N", help="pictures of every class or caption (default 1)"
+    )
+
+
+def add_text_encoder(parser: argparse.ArgumentParser) -> None:
+    """--text-encoder, --text-tokens."""
+    parser.add_argument(
+        "--text-encoder", type=Path, metavar="DIR", help="folder of the T5 encoder that a PixArt was trained with"
+    )
+    parser.add_argument(
+        "--text-tokens", type=options.positive, metavar="N", help="longest caption in tokens (default: the model's own)"
+    )
+
+
+def asked_from(args: argparse.Namespace, loaded: Loaded) -> Asked:
+    """What ``add_asking`` reads; ``ValueError`` where it does not fit the model."""
+    if not isinstance(loaded.config, PixArtConfig):
+        if args.caption is not None or args.negative is not None or args.text_encoder is not None:
+            raise ValueError("--caption, --negative and --text-encoder are for a PixArt; this model draws classes")
+        classes = options.classes_from(args.classes or [args.default_classes], loaded)
+        labels = torch.tensor(classes).repeat_interleave(args.each)
+        return Asked(labels, described(loaded, labels))
+    if args.classes is not None:
+        raise ValueError("--classes is for a DiT; this model is a PixArt, which is asked with --caption TEXT")
+    encode = encoder(args, loaded)
+    if args.caption is None:
+        raise ValueError(f"say what is to be drawn: --caption TEXT{_example(loaded)}")
+    texts = [text for text in args.caption for _ in range(args.each)]
+    negative = None if args.negative is None else encode([args.negative] * len(texts))
+    if args.negative is not None and getattr(args, "cfg", None) == 1.0:
+        raise ValueError("--negative acts through guidance, which is 1 here (none); give --cfg above 1, e.g. 3")
+    if getattr(args, "cfg", 1.0) != 1.0 and negative is None and not has_null(loaded.config):
+        raise ValueError("the file holds no null caption to guide away from; give --negative TEXT or --cfg 1")
+    return Asked(encode(texts), texts, negative)
+
+
+def encoder(args: argparse.Namespace, loaded: Loaded) -> Callable[[Sequence[str]], Captions]:
+    """How a PixArt's captions become features: by the file's own words, or by ``--text-encoder``."""
+    config = loaded.config
+    assert isinstance(config, PixArtConfig)
+    if loaded.words is not None:
+        if args.text_encoder is not None:
+            raise ValueError("the model reads words of its own table; leave --text-encoder out")
+        return WordEncoder(loaded.words)
+    if args.text_encoder is None:
+        raise ValueError(
+            f"the model reads features of width {config.caption_channels} from a text encoder (T5-XXL for released "
+            "PixArt); give its folder with --text-encoder DIR"
+        )
+    from ..text_encoder import TextEncoder  # with transformers, which nothing else here needs
+
+    length = args.text_tokens or config.caption_tokens or TextEncoder.LENGTH
+    found = TextEncoder(args.text_encoder, length=length, device=args.device)
+    if found.width != config.caption_channels:
+        raise ValueError(
+            f"{args.text_encoder} gives features of width {found.width}, the model takes {config.caption_channels}; "
+            "give the encoder that it was trained with"
+        )
+    return found
+
+
+def described(loaded: Loaded, conditions: Conditions) -> list[str]:
+    """What each picture shows: its class by name where the file has names, its caption where words tell it."""
+    if isinstance(conditions, Captions):
+        known = WordEncoder(loaded.words).texts(conditions) if loaded.words else [""] * len(conditions)
+        return [text or f"picture {number}" for number, text in enumerate(known)]
+    names = loaded.class_names
+    with_classes(loaded.config)
+    return [names[label] if names else f"class {label}" for label in conditions.tolist()]
+
+
+def spread_conditions(loaded: Loaded, count: int) -> Conditions:
+    """For a look at a model where nothing is asked for: labels spread over its classes, or empty captions."""
+    config = loaded.config
+    if not isinstance(config, PixArtConfig):
+        return torch.arange(count) * with_classes(config).num_classes // count
+    length = max(1, config.caption_tokens)
+    mask = torch.ones(count, length, dtype=torch.bool)
+    return without_content(loaded.model, Captions(torch.zeros(count, length, config.caption_channels), mask))
+
+
+def _example(loaded: Loaded) -> str:
+    return f" of the words {', '.join(loaded.words)}" if loaded.words else ""
