@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from .config import BackboneConfig
-from .cost import macs
+from .cost import caption_length, macs
 from .schedule import PruningSchedule
 from .tokens import Grid
 from .units import amount, macs_text
@@ -23,6 +23,7 @@ class Evaluation:
     ``macs``       executed multiply-accumulates of all of them, 0 where a cache answered instead of the model;
                    ``dense_macs`` those of the dense model
     ``seconds``    wall time of the evaluation
+    ``caption_tokens``  text tokens that were read, of the longest caption; ``None`` for models of classes
     """
 
     time: float
@@ -33,6 +34,7 @@ class Evaluation:
     macs: int
     dense_macs: int
     seconds: float
+    caption_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -54,6 +56,7 @@ class Evaluation:
             macs=self.macs + other.macs,
             dense_macs=self.dense_macs + other.dense_macs,
             seconds=self.seconds + other.seconds,
+            caption_tokens=max((n for n in (self.caption_tokens, other.caption_tokens) if n), default=None),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class Evaluation:
             "dense_grid": list(self.dense),
             "sparse_grid": list(self.sparse) if self.sparse else None,
             "images": self.images,
+            "caption_tokens": self.caption_tokens,
             "macs": self.macs,
             "flops": 2 * self.macs,
             "dense_macs": self.dense_macs,
@@ -149,14 +153,19 @@ def measure(
     images: int,
     computed: int,
     seconds: float,
+    caption_tokens: int | None = None,
 ) -> Evaluation:
-    """The account of one evaluation of ``images`` latents of ``dense`` tokens, ``computed`` of them by the model."""
-    own = _macs(config, dense, sparse)
-    full = _macs(replace(config, layout=None), dense, None)
-    return Evaluation(time, timestep, dense, sparse, images, computed * own, images * full, seconds)
+    """The account of one evaluation of ``images`` latents of ``dense`` tokens, ``computed`` of them by the model.
+
+    ``caption_tokens``  length of the captions given to a PixArt; ``None`` counts :func:`.cost.caption_length`
+    """
+    length = caption_length(config, caption_tokens) or None
+    own = _macs(config, dense, sparse, length)
+    full = _macs(replace(config, layout=None), dense, None, length)
+    return Evaluation(time, timestep, dense, sparse, images, computed * own, images * full, seconds, length)
 
 
 @lru_cache(maxsize=256)
-def _macs(config: BackboneConfig, dense: Grid, sparse: Grid | None) -> int:
+def _macs(config: BackboneConfig, dense: Grid, sparse: Grid | None, caption_tokens: int | None) -> int:
     size = dense[0] * config.patch_size, dense[1] * config.patch_size
-    return macs(config, size, sparse_grid=sparse, factor=1).total
+    return macs(config, size, sparse_grid=sparse, factor=1, caption_tokens=caption_tokens).total

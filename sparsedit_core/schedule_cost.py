@@ -87,6 +87,7 @@ def schedule_macs(
     convention: Convention = "executed",
     *,
     factor: int | None = None,
+    caption_tokens: int | None = None,
 ) -> ScheduleCost:
     """The cost of one image over a sampling under ``schedule``.
 
@@ -104,9 +105,11 @@ def schedule_macs(
     dense_grid = token_grid(config, image_size, factor=factor)
     grids = tuple(schedule.grid(time, dense_grid) for time in times)
     size = dense_grid[0] * config.patch_size, dense_grid[1] * config.patch_size
-    by_grid = {
-        grid: macs(config, size, sparse_grid=grid, convention=convention, factor=1).total
-        for grid in set(grids)
-    }
-    dense = macs(replace(config, layout=None), size, convention=convention, factor=1).total
+
+    def count(wanted: BackboneConfig, grid: Grid | None) -> int:
+        keywords: dict[str, Any] = {"convention": convention, "factor": 1, "caption_tokens": caption_tokens}
+        return macs(wanted, size, sparse_grid=grid, **keywords).total
+
+    by_grid = {grid: count(config, grid) for grid in set(grids)}
+    dense = count(replace(config, layout=None), None)
     return ScheduleCost(times, grids, tuple(by_grid[grid] for grid in grids), dense, convention, dense_grid)

@@ -16,7 +16,7 @@ from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
 from . import bench_training, options, text
-from .cost import LAYOUTS
+from .cost import LAYOUTS_HELP, usual_layout
 from .files import check_ending, to_json, versions, write_json
 
 SUMMARY = "measure dense and sparse seconds per step side by side, with random weights"
@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME@PX",
         help=f"default on a CPU {' '.join(CPU_MODELS)}, on a GPU {' '.join(GPU_MODELS)}",
     )
-    parser.add_argument("--layout", metavar="TEXT", help=f"default {LAYOUTS[28]} for 28 blocks, {LAYOUTS[12]} for 12")
+    parser.add_argument("--layout", metavar="TEXT", help=f"default {LAYOUTS_HELP}")
     parser.add_argument("--device", default="all", help='"cpu", "cuda", ..., or "all" there are (default)')
     parser.add_argument("--dtype", choices=options.DTYPES, help="default float32 on a CPU, bfloat16 elsewhere")
     parser.add_argument(
@@ -150,9 +150,9 @@ def model_case(name: str, args: argparse.Namespace) -> BenchCase:
         raise ValueError(
             f"cannot read {name!r} in --models; write MODEL@PIXELS like DiT-XL/2@256, MODEL one of {', '.join(MODELS)}"
         )
-    depth = MODELS[model].depth
-    wanted = args.layout or LAYOUTS.get(depth)
+    wanted = args.layout or usual_layout(MODELS[model])
     if wanted is None:
+        depth = MODELS[model].depth
         raise ValueError(f"{model} has {depth} blocks, for which there is no usual layout; give one with --layout")
     schedule = options.schedule_from(args, default_schedule(int(size)))
     assert schedule is not None  # there is a default

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..checkpoint import read_checkpoint
 from ..config import BackboneConfig
-from ..cost import MODELS, macs, model_config, token_grid
+from ..convert import DEFAULT_LAYOUTS
+from ..cost import MODELS, caption_length, macs, model_config, token_grid
 from ..diffusion.model_time import Prediction
 from ..sampling import evaluation_times
 from ..schedule import PruningSchedule
@@ -22,8 +23,7 @@ from .files import to_json
 SUMMARY = "count the MACs of a model and of a pruning schedule, and the memory that training it takes"
 EXAMPLE = "sparsedit cost DiT-XL/2 --size 512 --rate-noise .96 --rate-clean .90"
 
-LAYOUTS = {28: "2+4x[1,3,1,1]+2", 12: "1+2x[1,2,1,1]+1"}
-"""Layouts by depth: the released DiT-XL/2, and the one that fits the printed cost of DiT-B/2."""
+LAYOUTS_HELP = ", ".join(f"{text} for a {name} of {depth} blocks" for (name, depth), text in DEFAULT_LAYOUTS.items())
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         metavar="TEXT",
-        help=f"default: the file's own, or {LAYOUTS[28]} for 28 blocks, {LAYOUTS[12]} for 12",
+        help=f"default: the file's own, or {LAYOUTS_HELP}",
     )
     parser.add_argument(
         "--side",
@@ -46,6 +46,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=options.positive,
         default=250,
         help="evaluations of the sampling, ddim or euler (flow models), default 250",
+    )
+    parser.add_argument(
+        "--caption-tokens",
+        type=options.positive,
+        metavar="N",
+        help="text tokens that a PixArt reads (default: those of its null caption, or 120)",
     )
     add_memory(parser)
     options.add_schedule(parser)
@@ -85,14 +91,19 @@ def _model(args: argparse.Namespace) -> Subject:
         if any(value is not None for value in facts.values()):
             raise ValueError(f"--num-heads and the other facts are about files; all is known of {args.model}")
         config = MODELS[args.model]
-        return Subject(model_config(config, args.layout or LAYOUTS.get(config.depth)))
+        return Subject(model_config(config, args.layout or usual_layout(config)))
     path = options.model_path(args.model)
     if not path.exists() and not args.model.startswith("bundled:") and not path.suffix:
         raise ValueError(f"{args.model!r} is neither a file nor a known model; known are {', '.join(MODELS)}")
     checkpoint = read_checkpoint(path, **facts)
-    default = None if checkpoint.layout is not None else LAYOUTS.get(checkpoint.config.depth)
+    default = None if checkpoint.layout is not None else usual_layout(checkpoint.config)
     config = model_config(checkpoint.config, args.layout or default)
     return Subject(config, checkpoint.latent.factor, checkpoint.schedule, checkpoint.prediction)
+
+
+def usual_layout(config: BackboneConfig) -> str | None:
+    """The paper's layout for a dense model, ``None`` where it has none."""
+    return DEFAULT_LAYOUTS.get((config.family, config.depth))
 
 
 def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | None) -> dict[str, Any]:
@@ -100,12 +111,15 @@ def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | 
     config, factor = found.config, found.factor
     dense_grid = token_grid(config, args.size, factor=factor)
     dense = replace(config, layout=None)
+    captions = caption_length(config, args.caption_tokens) or None
+    keywords: dict[str, Any] = {"factor": factor, "caption_tokens": captions}
     report: dict[str, Any] = {
         "model": Path(args.model).name if args.model not in MODELS else args.model,
         "layout": None if config.layout is None else str(config.layout),
         "dense_grid": list(dense_grid),
+        "caption_tokens": captions,
         "units": "1 MAC = 2 FLOPs; one picture, one evaluation; the paper prints MACs and calls them FLOPs",
-        "dense": {c: macs(dense, args.size, convention=c, factor=factor).to_json() for c in ("paper", "executed")},
+        "dense": {c: macs(dense, args.size, convention=c, **keywords).to_json() for c in ("paper", "executed")},
     }
     if config.layout is None:
         if schedule is not None or args.side is not None:
@@ -114,14 +128,14 @@ def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | 
     side, grid = static_grid(args.side, schedule, config, dense_grid)
     static = {}
     for convention in ("paper", "executed"):
-        cost = macs(config, args.size, sparse_grid=grid, convention=convention, factor=factor)
+        cost = macs(config, args.size, sparse_grid=grid, convention=convention, **keywords)
         static[convention] = cost.to_json() | {"ratio_to_dense": cost.total / report["dense"][convention]["macs"]}
     report["static"] = {"side": side, **static}
     if schedule is not None:
         times = evaluation_times(found.prediction, args.steps)
         report["schedule"] = schedule.to_json()
         report["sampling"] = {
-            name: schedule_macs(config, schedule, times, args.size, convention=name, factor=factor).to_json()
+            name: schedule_macs(config, schedule, times, args.size, convention=name, **keywords).to_json()
             for name in ("paper", "algorithm", "executed")
         }
     return report
@@ -155,7 +169,9 @@ def training_grid(
 
 def _text(report: dict[str, Any]) -> str:
     rows, columns = report["dense_grid"]
-    lines = [f"{report['model']}, {rows}x{columns} = {rows * columns} tokens, layout {report['layout'] or 'dense'}", ""]
+    captions = f"captions of {report['caption_tokens']} tokens, " if report["caption_tokens"] else ""
+    size = f"{rows}x{columns} = {rows * columns} tokens"
+    lines = [f"{report['model']}, {size}, {captions}layout {report['layout'] or 'dense'}", ""]
     table = [_row("dense", report["dense"], "macs")]
     if "static" in report:
         side = report["static"]["side"]
