@@ -29,7 +29,7 @@ def base_folder(base: Path) -> Path:
             shutil.copytree(PACK / part, pack / part, ignore=shutil.ignore_patterns("__pycache__"))
         elif (PACK / part).is_file():
             shutil.copy(PACK / part, pack / part)
-    for name in ("diffusion_models", "vae"):
+    for name in ("diffusion_models", "text_encoders", "vae"):
         (base / "models" / name).mkdir(parents=True)
     return pack
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -11,12 +13,16 @@ from comfy_env import ComfyUI
 from tiny import random_model
 
 from sparsedit_core.checkpoint import save_checkpoint
-from sparsedit_core.config import DiTConfig
+from sparsedit_core.config import DiTConfig, PixArtConfig
+from sparsedit_core.convert import convert_dense
 from sparsedit_core.layout import SegmentLayout
+from sparsedit_core.pixart import PixArt
 from sparsedit_core.schedule import PruningSchedule
+from sparsedit_core.tokens import sincos_table
 from sparsedit_core.train.pictures import CLASS_NAMES
 
-VAE_SCRIPT = Path(__file__).resolve().parent / "comfy_inprocess" / "random_vae.py"
+SCRIPTS = Path(__file__).resolve().parent / "comfy_inprocess"
+T5_SIZES = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2}
 
 
 def bundled(folder: Path) -> None:
@@ -40,5 +46,36 @@ def imagenet(file: Path) -> None:
 
 def vae(comfy: ComfyUI, file: Path) -> None:
     """A random TAESD, which ComfyUI's VAELoader takes like any VAE."""
-    command = [comfy.python, str(VAE_SCRIPT), str(comfy.root), str(file)]
+    _script(comfy, "random_vae.py", file)
+
+
+def pixart(dense: Path, sparse: Path) -> None:
+    """A PixArt of 512 pixels as the original files hold it, and a sparse one made from it.
+
+    Width 384, so that the published number of heads fits; the text is as wide as :func:`text_encoder` gives it.
+    """
+    config = PixArtConfig(
+        (64, 64), hidden_size=384, num_heads=6, depth=2, mlp_ratio=1.0, caption_channels=T5_SIZES["d_model"]
+    )
+    model, generator = PixArt(config), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.02 if name == "y_embedder.y_embedding" else 0.7 * parameter[0].numel() ** -0.5
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    positions = sincos_table(384, config.grid)
+    torch.save({"state_dict": {"pos_embed": positions, **model.state_dict()}}, dense)
+    made = convert_dense(model, "0+1x[1,0,1,0]+0", fusion="identity")
+    save_checkpoint(sparse, made, schedule=PruningSchedule(0.86, 0.61))
+
+
+def text_encoder(comfy: ComfyUI, file: Path, pack: Path) -> None:
+    """A random T5 of two layers, and in ``pack`` the custom node that gives core's text encoder its sizes."""
+    pack.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "tiny_t5.py", pack / "__init__.py")
+    (pack / "config.json").write_text(json.dumps(T5_SIZES), encoding="utf-8")
+    _script(comfy, "random_t5.py", file, pack / "config.json")
+
+
+def _script(comfy: ComfyUI, name: str, *files: Path) -> None:
+    command = [comfy.python, str(SCRIPTS / name), str(comfy.root), *map(str, files)]
     subprocess.run(command, check=True, timeout=300, capture_output=True)

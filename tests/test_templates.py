@@ -17,7 +17,12 @@ from sparsedit_core.bundled import bundled_path
 from sparsedit_core.checkpoint import load_checkpoint
 
 TEMPLATES = sorted((PACK / "workflows").glob("*.json"))
-SAVED = {"SparseDiT quickstart": (10, (256, 256)), "SparseDiT DiT-XL-2 ImageNet": (4, (256, 256))}
+SAVED = {
+    "SparseDiT quickstart": (10, (256, 256)),
+    "SparseDiT DiT-XL-2 ImageNet": (4, (256, 256)),
+    "SparseDiT PixArt": (1, (512, 512)),
+    "SparseDiT PixArt side by side": (3, (512, 512)),
+}
 INSTALLED = find_comfyui()
 NOTES = ("Note", "MarkdownNote")
 SEED_CONTROL = ("fixed", "randomize", "increment", "decrement")
@@ -82,8 +87,13 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     comfy: ComfyUI = request.param
     base = tmp_path_factory.mktemp("server")
     stand_ins.bundled(base_folder(base) / "sparsedit_core" / "bundled")
-    stand_ins.imagenet(base / "models" / "diffusion_models" / "DiT-XL-2-256x256.pt")
-    stand_ins.vae(comfy, base / "models" / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors")
+    models = base / "models"
+    stand_ins.imagenet(models / "diffusion_models" / "DiT-XL-2-256x256.pt")
+    name = "PixArt-XL-2-512x512"
+    stand_ins.pixart(*(models / "diffusion_models" / (name + end) for end in (".pth", "-sparse.safetensors")))
+    stand_ins.vae(comfy, models / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors")
+    encoder = models / "text_encoders" / "t5xxl_fp16.safetensors"
+    stand_ins.text_encoder(comfy, encoder, base / "custom_nodes" / "tiny_t5")
     with Server(comfy, base) as running:
         yield running
 
@@ -107,8 +117,8 @@ class TestInComfyUI:
         texts = []
         for seed in (11, 12):
             prompt = api_twin(template)
-            sampler = next(item for item in prompt.values() if item["class_type"] == "KSampler")
-            sampler["inputs"] |= {"seed": seed, "steps": 4}
+            for sampler in (item for item in prompt.values() if item["class_type"] == "KSampler"):
+                sampler["inputs"] |= {"seed": seed, "steps": 4}
             (text,) = texts_of(server.queue(prompt))
             texts.append(["".join(line.split()[:-1]) for line in text.splitlines()[2:-1]])
         assert texts[0] == texts[1]
