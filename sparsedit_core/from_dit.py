@@ -21,6 +21,7 @@ from .conditions import with_classes
 from .config import DiTConfig, PixArtConfig
 from .dit import DiT, DiTBlock
 from .pixart import PixArt
+from .words import initialize_word_table
 
 _TIMES = 401  # a modulation is smooth in time
 _RIDGE = 0.1  # of the fits, which otherwise take weights of a hundred for the last per cent
@@ -45,6 +46,7 @@ def dit_to_pixart(loaded: Loaded, words: tuple[str, ...], caption_tokens: int, *
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model.initialize_weights()
+        initialize_word_table(model)
     state, old = model.state_dict(), loaded.model.state_dict()
     state |= {key: old[key].float().clone() for key in state.keys() & old.keys()}
     with torch.no_grad():

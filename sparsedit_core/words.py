@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn.functional import one_hot
 
+from .backbone import Backbone
 from .conditions import Captions
 
 _WORD = re.compile(r"\w+")
@@ -61,3 +63,16 @@ class WordEncoder:
 
     def _known(self) -> str:
         return ", ".join(self.words)
+
+
+def initialize_word_table(model: Backbone) -> None:
+    """Let a PixArt's untrained text layers begin with embeddings of the size that other layers expect.
+
+    PixArt's own initial weights are made for thousands of channels; of one-hot features they leave next to nothing, and
+    captions are learned late.
+    """
+    first, second = (model.get_submodule(f"y_embedder.y_proj.{name}") for name in ("fc1", "fc2"))
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    nn.init.normal_(first.weight)
+    nn.init.normal_(second.weight, std=2 * second.in_features**-0.5)

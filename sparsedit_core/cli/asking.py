@@ -12,6 +12,7 @@ import torch
 from ..checkpoint import Loaded
 from ..conditions import Captions, Conditions, has_null, with_classes, without_content
 from ..config import PixArtConfig
+from ..text_encoder import TextEncoder
 from ..words import WordEncoder
 from . import options
 
@@ -85,8 +86,6 @@ def encoder(args: argparse.Namespace, loaded: Loaded) -> Callable[[Sequence[str]
             f"the model reads features of width {config.caption_channels} from a text encoder (T5-XXL for released "
             "PixArt); give its folder with --text-encoder DIR"
         )
-    from ..text_encoder import TextEncoder  # with transformers, which nothing else here needs
-
     length = args.text_tokens or config.caption_tokens or TextEncoder.LENGTH
     found = TextEncoder(args.text_encoder, length=length, device=args.device)
     if found.width != config.caption_channels:

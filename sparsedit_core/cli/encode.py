@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoint import Latent
 from ..checkpoint.records import SD_LATENT_SCALE
+from ..text_encoder import TextEncoder
 from ..train.data.encode import EncodeOptions, encode_folder
 from ..train.data.folder import PictureFolder, scan_folder
 from ..train.data.shard_source import ShardSource
@@ -51,6 +52,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"factor from latents to what a model sees (default: the folder's config.json; {SD_LATENT_SCALE} for 4 "
         f"channels, SDXL has 0.13025; {PIXELS.scale:g} for pixels)",
     )
+    group.add_argument(
+        "--text-encoder", type=Path, metavar="DIR", help="T5 folder: store the captions' features too, for a PixArt"
+    )
+    group.add_argument(
+        "--text-tokens",
+        type=options.positive,
+        default=TextEncoder.LENGTH,
+        metavar="N",
+        help=f"longest caption in tokens (default {TextEncoder.LENGTH}, as PixArt-alpha; Sigma has 300)",
+    )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws of --sample (default 0)")
     group = parser.add_argument_group("how")
     counts = {"batch": (16, "pictures at a time"), "shard-size": (1000, "files per shard"), "workers": (4, "readers")}
@@ -87,8 +98,13 @@ def run(args: argparse.Namespace) -> None:
         )
         latent = _latent(autoencoder, args.latent_scale, args.vae)
         facts = {"vae": file_sha256(autoencoder_file(args.vae)), "dtype": args.dtype}
-    wanted = EncodeOptions(args.size, content, args.flip, args.shard_size, args.seed, args.half)
     record = {"command": command_line(args.argv), "versions": versions()}
+    spoken = None
+    if args.text_encoder is not None:
+        spoken = TextEncoder(args.text_encoder, length=args.text_tokens, device=args.device)
+        facts |= {"text_encoder": spoken.checksum(), "text_tokens": args.text_tokens}
+        record |= {"text_encoder": args.text_encoder.name}
+    wanted = EncodeOptions(args.size, content, args.flip, args.shard_size, args.seed, args.half)
     with bar(len(folder.pictures), "encoding", "pictures") as progress:
         index = encode_folder(
             folder,
@@ -96,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
             wanted,
             autoencoder,
             latent,
+            text=spoken,
             batch=args.batch,
             workers=args.workers,
             resume=args.resume,
@@ -145,6 +162,7 @@ def _facts(out: Path, index: Index) -> dict[str, Any]:
         "class_names": None if index.class_names is None else list(index.class_names),
         "content": index.content,
         "flip": index.flip,
+        "caption_channels": index.caption_channels,
         "latent": index.latent.to_json(),
         "input_size": list(index.input_size),
         "shards": len(index.shards),
@@ -164,7 +182,9 @@ def _text(out: Path, index: Index, folder: PictureFolder) -> str:
         ("samples", f"{index.latent.channels}x{rows}x{columns} {index.latent.kind}s ({index.content}{mirrored})"),
         ("scale", f"{index.latent.scale:g}"),
     ]
+    if index.caption_channels is not None:
+        pairs.append(("captions", f"features of width {index.caption_channels}, at most {index.caption_tokens} tokens"))
     if index.skipped:
         more = "" if index.skipped <= 10 else f" and {index.skipped - 10} more"
-        pairs.append(("skipped", f"{index.skipped} files that do not decode: {'; '.join(index.skipped_first)}{more}"))
+        pairs.append(("skipped", f"{index.skipped} files that cannot be used: {'; '.join(index.skipped_first)}{more}"))
     return text.facts(pairs)

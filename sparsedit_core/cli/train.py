@@ -21,6 +21,7 @@ from ..train.options import TrainOptions
 from ..train.picture_captions import LONGEST, WORDS
 from ..train.source import ProceduralCaptions, ProceduralSource, Source
 from ..train.train_judge import save_judge, train_classifier
+from ..words import initialize_word_table
 from . import options
 from .files import check_ending, command_line
 from .training import add_training, all_versions, owned, run_training, source_from
@@ -83,6 +84,9 @@ def _new(args: argparse.Namespace, source: Source) -> Loaded:
     torch.manual_seed(args.seed)
     model = new_model(_config(args, source))
     model.initialize_weights()
+    words = source.words if isinstance(source, ProceduralCaptions) else None
+    if words is not None:
+        initialize_word_table(model)
     return Loaded(
         model=model,
         config=model.config,
@@ -90,7 +94,7 @@ def _new(args: argparse.Namespace, source: Source) -> Loaded:
         prediction=PREDICTIONS.get(args.objective, "flow"),
         latent=source.latent,
         class_names=source.class_names,
-        words=source.words if isinstance(source, ProceduralCaptions) else None,
+        words=words,
     )
 
 

@@ -31,7 +31,7 @@ def open_source(path: str | os.PathLike[str], *, seed: int = 0, captions: bool =
     if not folder.is_dir():
         raise FileNotFoundError(f'there is no folder {path}; give one, or "{PROCEDURAL}" for the pictures made here')
     if (folder / INDEX).is_file():
-        return ShardSource(folder, seed=seed)
+        return ShardSource(folder, seed=seed, captions=captions)
     if feature_folders(folder) is not None:
         return FastDiTSource(folder, seed=seed)
     raise ValueError(

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...checkpoint import Latent
+from ...text_encoder import TextEncoder
 from ...vae import Autoencoder
 from .crop import UndecodableError, read_picture
 from .folder import Picture, PictureFolder, caption
 from .order import sample_draw
-from .shard_source import tensor_names
+from .shard_source import FEATURES, LENGTHS, tensor_names
 from .shards import INDEX, Content, Index, Progress, Shard, damage, read_index, write_index, write_shard
 
 logger = logging.getLogger("sparsedit")
@@ -67,6 +68,7 @@ def encode_folder(
     autoencoder: Autoencoder | None,
     latent: Latent,
     *,
+    text: TextEncoder | None = None,
     batch: int = 16,
     workers: int = 4,
     resume: bool = False,
@@ -76,9 +78,10 @@ def encode_folder(
 ) -> Index:
     """Encode every picture of ``folder`` into shards in ``out`` and return their index.
 
-    ``latent`` is the space of the samples; without an ``autoencoder`` it is that of pixels. ``settings`` are further
-    facts that the content depends on (the autoencoder's checksum): a resume with others is refused. ``record`` goes
-    into the index as it is. ``workers`` threads read pictures; progress counts files.
+    ``latent`` is the space of the samples; without an ``autoencoder`` it is that of pixels. ``text`` encodes the
+    captions; pictures without one are then left out like files that do not decode. ``settings`` are further facts
+    that the content depends on (the encoders' checksums): a resume with others is refused. ``record`` goes into the
+    index as it is. ``workers`` threads read pictures; progress counts files.
 
     With ``resume`` finished shards whose checksums are right stay as they are; a damaged one is reported and made
     again. Files that do not decode are left out and counted. Raises ``ValueError`` where ``out`` holds an encoding and
@@ -96,12 +99,14 @@ def encode_folder(
         class_names=folder.class_names,
         shards=(),
         complete=False,
+        caption_channels=None if text is None else text.width,
+        caption_tokens=0 if text is None else text.length,
         settings=facts,
         record=dict(record or {}),
     )
     done = _begin(out, index, resume)
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        encoder = _Encoder(folder.root, options, autoencoder, latent, batch, pool, progress or _silent)
+        encoder = _Encoder(folder.root, options, autoencoder, latent, text, batch, pool, progress or _silent)
         for number, start in enumerate(range(0, len(folder.pictures), options.shard_size)):
             part, name = folder.pictures[start : start + options.shard_size], _SHARD.format(number)
             if name in done:
@@ -179,6 +184,7 @@ class _Encoder:
     options: EncodeOptions
     autoencoder: Autoencoder | None
     latent: Latent
+    text: TextEncoder | None
     batch: int
     pool: ThreadPoolExecutor
     progress: Progress
@@ -191,6 +197,7 @@ class _Encoder:
         rows = {name: [none] for name in tensor_names(self.options.content, self.options.flip)}
         lists: dict[str, list[Any]] = {"names": [], "captions": [], "skipped": []}
         labels: list[int] = []
+        spoken: list[tuple[Tensor, int]] = []
         for first, read in self._read_ahead(part):
             good = [(start + first + place, item) for place, item in enumerate(read) if isinstance(item, _Item)]
             lists["skipped"] += [item for item in read if not isinstance(item, _Item)]
@@ -198,22 +205,45 @@ class _Encoder:
                 pixels = torch.stack([item.pixels for _, item in good])
                 for name, value in self._tensors(pixels, [number for number, _ in good]).items():
                     rows[name].append(_finite(value.to("cpu", kind), [item.name for _, item in good]))
+                spoken += self._captions([item for _, item in good])
             labels += [item.label for _, item in good]
             lists["names"] += [item.name for _, item in good]
             lists["captions"] += [item.text for _, item in good]
             self.progress(len(read))
         tensors = {name: torch.cat(parts) for name, parts in rows.items()}
+        if self.text is not None:
+            empty = torch.empty(0, self.text.width, dtype=torch.float16)
+            tensors[FEATURES] = torch.cat([empty, *(features for features, _ in spoken)])
+            tensors[LENGTHS] = torch.tensor([length for _, length in spoken], dtype=torch.int64)
         return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, lists
+
+    def _captions(self, items: Sequence[_Item]) -> list[tuple[Tensor, int]]:
+        """Features (l, C) float16 of the tokens that count, and l, of every caption."""
+        if self.text is None:
+            return []
+        found = self.text([item.text or "" for item in items])
+        rows = [features[mask].half() for features, mask in zip(found.features, found.mask, strict=True)]
+        for item, row in zip(items, rows, strict=True):
+            if not bool(torch.isfinite(row).all()):
+                raise ValueError(f"the text encoder made NaN or infinite features of the caption of {item.name}")
+        return [(row, len(row)) for row in rows]
 
     def _read_ahead(self, part: Sequence[Picture]) -> Iterator[tuple[int, list[_Item | tuple[str, str]]]]:
         """(number of the first, what was read) of every batch; the next one is read while this one is worked on."""
         waiting: list[Future[_Item | tuple[str, str]]] = []
         for first in range(0, len(part) + self.batch, self.batch):
             chunk = part[first : first + self.batch]
-            following = [self.pool.submit(_read, self.root, picture, self.options.size) for picture in chunk]
+            following = [self.pool.submit(self._read, picture) for picture in chunk]
             if waiting:
                 yield first - self.batch, [future.result() for future in waiting]
             waiting = following
+
+    def _read(self, picture: Picture) -> _Item | tuple[str, str]:
+        """A picture with its caption, or its name and why it cannot be used."""
+        found = _read(self.root, picture, self.options.size)
+        if self.text is not None and isinstance(found, _Item) and not found.text:
+            return picture.name, "it has no caption"
+        return found
 
     def _tensors(self, pixels: Tensor, numbers: Sequence[int]) -> dict[str, Tensor]:
         """What is stored of pictures (B, 3, S, S) uint8; their numbers in the folder seed the draws of "sample"."""

@@ -14,16 +14,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...conditions import Captions, Conditions, joined
 from .order import EpochOrder, sample_draw
 from .shards import HEADER, Progress, Shard, check, read_index
+
+FEATURES, LENGTHS = "text_features", "text_lengths"
+"""Names of two tensors: the features (sum of lengths, C) of all captions, one after the other, and their lengths."""
 
 
 @dataclass
 class _Open:
-    """A mapped shard: its handle and labels (count,); names, captions and skipped files are in its header."""
+    """A mapped shard: its handle, labels (count,) and the places where the captions' features end (count,).
+
+    Names, captions and skipped files are in its header.
+    """
 
     handle: Any
     labels: Tensor
+    ends: Tensor | None = None
 
     def facts(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = json.loads(self.handle.metadata()[HEADER])
@@ -34,11 +42,12 @@ class ShardSource:
     """A :class:`~..source.Source` of the shards that ``sparsedit encode`` writes.
 
     Epochs are permutations by (seed, epoch). Mirroring and the draw from the posterior, where the shards hold them,
-    belong to the number of the sample, so every epoch has its own. Opening checks that all shards are there and have
+    belong to the number of the sample, so every epoch has its own. With ``captions`` samples have the features of their
+    texts instead of labels, if the shards hold any. Opening checks that all shards are there and have
     their size; :meth:`verify` compares checksums.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, seed: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, seed: int = 0, captions: bool = False) -> None:
         self.folder, self.seed = Path(folder), seed
         self.index = index = read_index(self.folder)
         if not index.complete:
@@ -51,22 +60,31 @@ class ShardSource:
             raise ValueError(f"the shards in {folder} hold no picture; encode the pictures again")
         self.latent, self.input_size = index.latent, index.input_size
         self.num_classes, self.class_names = index.num_classes, index.class_names
-        self.caption_channels: int | None = None
-        self.caption_tokens = 0
+        if captions and index.caption_channels is None:
+            raise ValueError(
+                f"the shards in {folder} hold no text features, which a PixArt is trained on; encode the pictures with "
+                "--text-encoder DIR"
+            )
+        self.caption_channels = index.caption_channels if captions else None
+        self.caption_tokens = index.caption_tokens if captions else 0
         self.count: int | None = index.count
         self.fingerprint = index.fingerprint
         self._ends = np.cumsum([shard.count for shard in index.shards])
         self._order = EpochOrder(index.count, seed)
         self._opened: dict[int, _Open] = {}
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32, already scaled, and labels (size,)."""
+    def batch(self, first: int, size: int) -> tuple[Tensor, Conditions]:
+        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32, already scaled, and labels or captions.
+        """
         samples = torch.empty(size, self.latent.channels, *self.input_size)
         labels = torch.empty(size, dtype=torch.int64)
+        spoken: list[Captions] = []
         for place, (shard, row) in enumerate(self._rows(first, size)):
             samples[place] = self._sample(shard, row, first + place)
             labels[place] = self._open(shard).labels[row]
-        return samples.mul_(self.latent.scale), labels
+            if self.caption_channels is not None:
+                spoken.append(self._spoken(shard, row))
+        return samples.mul_(self.latent.scale), joined(spoken) if spoken else labels
 
     def captions(self, first: int, size: int) -> list[str | None]:
         """The captions of the same samples; ``None`` for a picture without one."""
@@ -111,6 +129,13 @@ class ShardSource:
             sample = sample + deviation * torch.randn(sample.shape, generator=noise)
         return sample
 
+    def _spoken(self, shard: int, row: int) -> Captions:
+        opened = self._open(shard)
+        assert opened.ends is not None
+        start, end = int(opened.ends[row - 1]) if row else 0, int(opened.ends[row])
+        features = opened.handle.get_slice(FEATURES)[start:end].float()
+        return Captions(features[None], torch.ones(1, end - start, dtype=torch.bool))
+
     def _read(self, shard: int, name: str, row: int) -> Tensor:
         part: Tensor = self._open(shard).handle.get_slice(name)[row : row + 1]
         return part[0]
@@ -140,7 +165,16 @@ class ShardSource:
             shape = list(handle.get_slice(name).get_shape())
             if shape != wanted:
                 raise ValueError(f"{name} of shape {shape}, expected {wanted}")
-        return _Open(handle, labels)
+        return _Open(handle, labels, None if self.caption_channels is None else self._ends_of(shard, handle))
+
+    def _ends_of(self, shard: Shard, handle: Any) -> Tensor:
+        lengths: Tensor = handle.get_tensor(LENGTHS)
+        shape = list(handle.get_slice(FEATURES).get_shape())
+        if lengths.shape != (shard.count,) or lengths.dtype != torch.int64 or int(lengths.min()) < 1:
+            raise ValueError(f"{LENGTHS} {tuple(lengths.shape)} {lengths.dtype}, expected {shard.count} int64 above 0")
+        if shape != [int(lengths.sum()), self.caption_channels]:
+            raise ValueError(f"{FEATURES} of shape {shape}, expected {[int(lengths.sum()), self.caption_channels]}")
+        return lengths.cumsum(0)
 
 
 def tensor_names(content: str, flip: bool) -> list[str]:

@@ -50,6 +50,8 @@ class Index:
     ``content``   "pixels": uint8 pictures; "mean": the posterior's mode; "sample": one draw of it; "moments": its mean
                   and deviation, from which training draws
     ``flip``      half of the samples are mirrored: latents have a second tensor for it, pixels are turned when read
+    ``caption_channels``  width of the captions' features, which are float16; ``None`` where there are none;
+                  ``caption_tokens``  their tokens at most
     ``complete``  false while shards are missing
     ``settings``  everything that the content depends on, compared by a resume; ``record``  where it came from
     """
@@ -62,6 +64,8 @@ class Index:
     class_names: tuple[str, ...] | None
     shards: tuple[Shard, ...]
     complete: bool
+    caption_channels: int | None = None
+    caption_tokens: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -113,6 +117,8 @@ class Index:
             class_names=None if names is None else tuple(map(str, names)),
             shards=tuple(shards),
             complete=bool(data["complete"]),
+            caption_channels=None if data.get("caption_channels") is None else int(data["caption_channels"]),
+            caption_tokens=int(data.get("caption_tokens", 0)),
             settings=dict(data["settings"]),
             record=dict(data["record"]),
         )
