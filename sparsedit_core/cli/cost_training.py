@@ -39,10 +39,11 @@ def memory_report(config: BackboneConfig, args: argparse.Namespace, dense: Grid,
     batch, precision = args.batch or 32, args.precision or "bf16"
     p = config.patch_size
     sized = replace(config, input_size=(dense[0] * p, dense[1] * p))
-    keywords: dict[str, Any] = {"batch": batch, "precision": precision, "checkpointing": args.checkpointing}
+    settings: dict[str, Any] = {"batch": batch, "precision": precision, "checkpointing": args.checkpointing}
+    keywords = settings | {"caption_tokens": args.caption_tokens}
     units = "bytes of one process and one micro-batch"
     plain = training_memory(replace(sized, layout=None), **keywords).to_json()
-    report: dict[str, Any] = {**keywords, "units": units, "dense": plain}
+    report: dict[str, Any] = {**settings, "units": units, "dense": plain}
     if sparse is not None:
         found = training_memory(sized, sparse_grid=sparse, **keywords).to_json()
         report |= {"sparse_grid": list(sparse), "sparse": found}

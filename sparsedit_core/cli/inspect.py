@@ -7,12 +7,15 @@ from collections import Counter
 from typing import Any
 
 from ..checkpoint import Loaded, load_checkpoint
-from ..cost import macs
+from ..config import DiTConfig, PixArtConfig
+from ..cost import caption_length, macs
 from . import options, text
 from .files import to_json
 
 SUMMARY = "say what a checkpoint holds; exit code 2 if it cannot be loaded"
 EXAMPLE = "sparsedit inspect DiT-XL-2-256x256.pt"
+
+KINDS = {"dit": ("dense DiT", "SparseDiT"), "pixart": ("dense PixArt", "sparse PixArt")}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +53,10 @@ def describe(loaded: Loaded) -> dict[str, Any]:
         "config": loaded.config.to_json(),
         "latent": loaded.latent.to_json(),
         "schedule": None if loaded.schedule is None else loaded.schedule.to_json(),
+        "caption_tokens_counted": caption_length(loaded.config) or None,
         "class_names": None if loaded.class_names is None else list(loaded.class_names),
         "cost": cost.to_json(),
+        "words": None if loaded.words is None else list(loaded.words),
         "metadata": loaded.metadata,
     }
 
@@ -62,8 +67,11 @@ def lines(loaded: Loaded, found: dict[str, Any]) -> list[tuple[str, str]]:
     rows, columns = config.grid
     size = f"{config.input_size[1] * latent.factor}x{config.input_size[0] * latent.factor} px"
     cost = macs(config, config.input_size, factor=1)
+    name = KINDS[loaded.family][loaded.layout is not None]
+    tokens = caption_length(config)
+    text_read = f", a caption of {tokens} tokens" if tokens else ""
     result = [
-        ("kind", f"{'dense DiT' if loaded.layout is None else 'SparseDiT'}, file layout {loaded.format}"),
+        ("kind", f"{name}, file layout {loaded.format}"),
         (
             "blocks",
             f"{config.depth} of width {config.hidden_size}, {config.num_heads} heads, MLP ratio {config.mlp_ratio:g}",
@@ -71,18 +79,35 @@ def lines(loaded: Loaded, found: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{found['parameters'] / 1e6:.2f} M, {', '.join(found['dtypes'])}"),
         ("pictures", f"{size}, {latent.kind} space of {latent.channels} channels, patch {config.patch_size}"),
         ("tokens", f"{rows}x{columns} = {rows * columns} dense"),
-        ("classes", f"{config.num_classes}{' and the null class' if config.null_class else ''}"),
+        *condition_lines(loaded),
         ("prediction", f"{loaded.prediction}{', learned variance' if config.learn_sigma else ''}"),
-        ("one evaluation", f"{text.macs_text(cost.total)} executed for one picture"),
+        ("one evaluation", f"{text.macs_text(cost.total)} executed for one picture{text_read}"),
     ]
     if loaded.layout is not None:
         result.insert(1, ("layout", f"{loaded.layout} (bottom + modules of [generation,sparse,recovery,dense] + top)"))
         result.insert(6, ("sparse side", f"{config.sparse_side} where no schedule is given"))
         result.append(("schedule", schedule_text(loaded)))
-    if loaded.class_names is not None:
-        shown = ", ".join(loaded.class_names[:10])
-        result.append(("class names", shown if len(loaded.class_names) <= 10 else shown + ", ..."))
+    for title, names in (("class names", loaded.class_names), ("words", loaded.words)):
+        if names is not None:
+            result.append((title, ", ".join(names[:10]) + ", ..." * (len(names) > 10)))
     return result
+
+
+def condition_lines(loaded: Loaded) -> list[tuple[str, str]]:
+    """What the model is asked by: classes of a DiT; of a PixArt the text, size conditioning and positions."""
+    config = loaded.config
+    if isinstance(config, DiTConfig):
+        return [("classes", f"{config.num_classes}{' and the null class' if config.null_class else ''}")]
+    if not isinstance(config, PixArtConfig):
+        raise TypeError(f"nothing is known of the conditions of a {config.family}")
+    rows, columns = config.grid
+    null = f"null caption of {config.caption_tokens} tokens" if config.caption_tokens else "no null caption"
+    return [
+        ("text", f"features of width {config.caption_channels}, {null}"),
+        ("size conditioning", "picture size and aspect ratio" if config.micro_conditioning else "none"),
+        ("positions", f"those of {rows}x{columns} tokens on every size, interpolation {config.position_scale:g}"),
+        ("attention", "queries and keys normalised" if config.qk_norm else "queries and keys as they are"),
+    ]
 
 
 def schedule_text(loaded: Loaded) -> str:

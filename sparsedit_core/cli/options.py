@@ -52,6 +52,7 @@ def add_facts(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sparse-side", type=positive, metavar="N", help="side of the sparse grid (semantic_size)")
     group.add_argument("--num-classes", type=positive, metavar="N", help="classes, the null class not counted")
     group.add_argument("--base-size", type=positive, metavar="N", help="token side of the position table")
+    group.add_argument("--position-scale", type=float, metavar="S", help="a PixArt's position interpolation: 0.5, 1, 2")
     group.add_argument(
         "--semantics", choices=("original", "diffusers"), help="diffusers: for weights that were trained in diffusers"
     )
@@ -59,7 +60,8 @@ def add_facts(parser: argparse.ArgumentParser) -> None:
 
 def facts(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of ``load_checkpoint`` that ``add_facts`` reads."""
-    return {name: getattr(args, name) for name in ("num_heads", "sparse_side", "num_classes", "base_size", "semantics")}
+    names = ("num_heads", "sparse_side", "num_classes", "base_size", "position_scale", "semantics")
+    return {name: getattr(args, name) for name in names}
 
 
 def model_path(name: str) -> Path:

@@ -19,6 +19,7 @@ from ..backbone import Backbone
 from ..backbones import new_model
 from ..conditions import Captions, Conditions, call_model
 from ..config import BackboneConfig, PixArtConfig
+from ..cost import caption_length
 from ..sdtm import Block
 from ..tokens import Grid
 from .autocast import recomputing
@@ -67,26 +68,29 @@ def training_memory(
     precision: Precision = "no",
     checkpointing: bool = False,
     sparse_grid: Grid | None = None,
+    caption_tokens: int | None = None,
 ) -> TrainingMemory:
     """The account of training a model of ``config`` on micro-batches of ``batch`` samples of its ``input_size``.
 
     Attention is torch's fused one, which keeps no weights of pairs of tokens (bf16 on a CPU is trained without it).
     ``sparse_grid`` is the one of the batch (the most tokens of a schedule take the most memory), ``None`` the
-    config's own; ``precision`` and ``checkpointing`` are those of :class:`.options.TrainOptions`.
+    config's own; ``precision`` and ``checkpointing`` are those of :class:`.options.TrainOptions`; captions are
+    ``caption_tokens`` long (``None``: see :func:`..cost.caption_length`).
     """
     if batch < 1 or precision not in ("no", *_AUTOCAST):
         raise ValueError(f"found batch {batch} and precision {precision!r}; expected 1 or more, and no, bf16 or fp16")
+    length = caption_length(config, caption_tokens)
     with FakeTensorMode():
         model = new_model(config)
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         everything = _bytes(model.parameters())
         trained = _bytes(weights)
-        plain, by_block = _kept(model, batch, precision, sparse_grid)
+        plain, by_block = _kept(model, batch, precision, sparse_grid, length)
         largest = 0
         if checkpointing:
             largest = max(by_block, default=0)
             with recomputing(model):
-                plain, _ = _kept(model, batch, precision, sparse_grid)
+                plain, _ = _kept(model, batch, precision, sparse_grid, length)
     return TrainingMemory(
         parameters=everything,
         gradients=trained,
@@ -110,13 +114,15 @@ def kept_bytes(model: nn.Module, loss: Any) -> tuple[int, list[int]]:
     return result
 
 
-def _kept(model: Backbone, batch: int, precision: Precision, sparse_grid: Grid | None) -> tuple[int, list[int]]:
+def _kept(
+    model: Backbone, batch: int, precision: Precision, sparse_grid: Grid | None, caption_tokens: int
+) -> tuple[int, list[int]]:
     config = model.config
     x = torch.empty(batch, config.in_channels, *config.input_size)
     t = torch.empty(batch)
     y: Conditions = torch.zeros(batch, dtype=torch.int64)
     if isinstance(config, PixArtConfig):
-        mask = torch.ones(batch, max(1, config.caption_tokens), dtype=torch.bool)
+        mask = torch.ones(batch, caption_tokens, dtype=torch.bool)
         y = Captions(torch.zeros(*mask.shape, config.caption_channels), mask)
     dtype = _AUTOCAST.get(precision)
 
