@@ -20,14 +20,15 @@ class TextEncoder:
 
     ``folder`` holds the encoder and its tokenizer as transformers saves them, or both as ``text_encoder`` and
     ``tokenizer`` as diffusers' pipelines do. Nothing is downloaded. Longer texts are cut to ``length`` tokens: 120 in
-    PixArt-alpha, 300 in Sigma. Texts are put in lower case as PixArt's training did. ``FileNotFoundError`` or
-    ``ValueError`` for a folder that holds no such thing, ``ValueError`` where transformers is missing.
+    PixArt-alpha, 300 in Sigma. ``width`` is that of the features that are wanted, ``None`` for any. Texts are put in
+    lower case as PixArt's training did. ``FileNotFoundError`` or ``ValueError`` for a folder that holds no such thing,
+    ``ValueError`` where transformers is missing.
     """
 
     LENGTH: ClassVar[int] = 120
 
     def __init__(
-        self, folder: Path, *, length: int = LENGTH, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self, folder: Path, *, length: int = LENGTH, width: int | None = None, device: str = "cpu"
     ) -> None:
         if length < 1:
             raise ValueError(f"captions are cut to {length} tokens; give 1 or more")
@@ -35,20 +36,22 @@ class TextEncoder:
         self._weights, self._words = _folders(folder)
         transformers = imported("transformers", "text")
         try:
+            self.width = int(transformers.T5Config.from_pretrained(self._weights, local_files_only=True).d_model)
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self._words, local_files_only=True)
-            self._model: Any = transformers.T5EncoderModel.from_pretrained(self._weights, local_files_only=True)
+            if width in (None, self.width):  # else the weights, which can be 19 GB, need not be read
+                self._model: Any = transformers.T5EncoderModel.from_pretrained(self._weights, local_files_only=True)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"{folder} holds no T5 encoder with its tokenizer ({reason}); give a folder that transformers or a "
                 "diffusers pipeline saved"
             ) from error
-        self._model.to(device, dtype).eval()
-
-    @property
-    def width(self) -> int:
-        """Channels of the features."""
-        return int(self._model.config.d_model)
+        if width not in (None, self.width):
+            raise ValueError(
+                f"{folder} gives features of width {self.width}, the model takes {width}; give the encoder that it was "
+                "trained with"
+            )
+        self._model.to(device, torch.float32).eval()
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Captions:

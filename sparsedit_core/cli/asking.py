@@ -87,13 +87,7 @@ def encoder(args: argparse.Namespace, loaded: Loaded) -> Callable[[Sequence[str]
             "PixArt); give its folder with --text-encoder DIR"
         )
     length = args.text_tokens or config.caption_tokens or TextEncoder.LENGTH
-    found = TextEncoder(args.text_encoder, length=length, device=args.device)
-    if found.width != config.caption_channels:
-        raise ValueError(
-            f"{args.text_encoder} gives features of width {found.width}, the model takes {config.caption_channels}; "
-            "give the encoder that it was trained with"
-        )
-    return found
+    return TextEncoder(args.text_encoder, length=length, width=config.caption_channels, device=args.device)
 
 
 def described(loaded: Loaded, conditions: Conditions) -> list[str]:

@@ -1,0 +1,134 @@
+"""Text features in shards: what the encoder gives is what training reads, and a PixArt trains and samples with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_models import Cli
+from PIL import Image
+from tiny_t5 import WIDTH, save_t5
+
+from sparsedit_core import load_checkpoint
+from sparsedit_core.conditions import Captions
+from sparsedit_core.text_encoder import TextEncoder
+from sparsedit_core.train.data import open_source
+from sparsedit_core.train.data.shard_source import ShardSource
+
+TEXTS = ("a red star", "A small BLUE ring on grass", "star", "a ring on red grass")
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_t5(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+def folder_of(path: Path, count: int = 8) -> Path:
+    """Grey pictures, each with a caption but the last."""
+    path.mkdir()
+    for number in range(count):
+        Image.new("RGB", (16, 16), (20 * number,) * 3).save(path / f"{number}.png")
+        if number + 1 < count:
+            (path / f"{number}.txt").write_text(TEXTS[number % len(TEXTS)] + "\n", encoding="utf-8")
+    return path
+
+
+def encode(cli: Cli, pictures: Path, out: Path, t5: Path, *words: Any) -> Any:
+    command = ("encode", pictures, out, "--pixels", "--size", 16, "--shard-size", 3, "--text-encoder", t5)
+    return cli.works(*command, "--text-tokens", 6, *words, "--json").json
+
+
+def test_texts_alone_and_together_have_the_same_features(t5: Path) -> None:
+    encoder = TextEncoder(t5, length=9)
+    together = encoder(TEXTS)
+    assert together.features.shape == (4, 7, WIDTH)  # six words and the end
+    assert together.mask.sum(1).tolist() == [4, 7, 2, 6]
+    for row, text in enumerate(TEXTS):
+        alone = encoder([text])
+        torch.testing.assert_close(together.features[row][together.mask[row]], alone.features[0])
+    assert TextEncoder(t5, length=3)(TEXTS).mask.sum(1).tolist() == [3, 3, 2, 3]
+    assert torch.equal(encoder(["A Red STAR "]).features, encoder(["a red star"]).features)
+
+
+def test_shards_give_what_the_encoder_gave(cli: Cli, tmp_path: Path, t5: Path) -> None:
+    facts = encode(cli, folder_of(tmp_path / "pictures"), tmp_path / "out", t5)
+    assert (facts["pictures"], facts["skipped"], facts["caption_channels"]) == (7, 1, WIDTH)
+    assert facts["skipped_first"] == ["7.png: it has no caption"]
+    source = open_source(tmp_path / "out", captions=True)
+    assert isinstance(source, ShardSource)
+    assert (source.caption_channels, source.caption_tokens) == (WIDTH, 6)
+    images, found = source.batch(0, 7)
+    assert isinstance(found, Captions)
+    texts = source.captions(0, 7)
+    assert sorted(texts) == sorted(TEXTS[n % 4] for n in range(7))
+    wanted = TextEncoder(t5, length=6)([str(text) for text in texts])
+    assert torch.equal(found.mask, wanted.mask)
+    torch.testing.assert_close(found.features[found.mask], wanted.features[wanted.mask], rtol=2e-3, atol=2e-3)
+    plain = open_source(tmp_path / "out")
+    again, labels = plain.batch(0, 7)
+    assert torch.equal(again, images)
+    assert isinstance(labels, torch.Tensor)
+
+
+def test_an_encoding_goes_on_with_the_same_encoder_alone(cli: Cli, tmp_path: Path, t5: Path) -> None:
+    pictures, out = folder_of(tmp_path / "pictures"), tmp_path / "out"
+    whole = encode(cli, pictures, out, t5)
+    (out / "shard-00001.safetensors").write_bytes(b"damaged")
+    assert encode(cli, pictures, out, t5, "--resume")["fingerprint"] == whole["fingerprint"]
+    cli.works("encode", "--verify", out)
+    other = save_t5(tmp_path / "other", seed=1)
+    words = ("encode", pictures, out, "--pixels", "--size", 16, "--shard-size", 3, "--resume", "--text-tokens", 6)
+    result = cli(*words, "--text-encoder", other)
+    assert (result.code, result.out) == (2, "")
+    assert "text_encoder was" in result.err
+    assert "text_encoder was" in cli.refuses(*words)
+
+
+def test_a_pixart_trains_and_samples_with_them(cli: Cli, tmp_path: Path, t5: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "model.safetensors"
+    encode(cli, folder_of(tmp_path / "pictures"), data, t5)
+    shape = ("--hidden-size", 16, "--heads", 2, "--depth", 2, "--patch-size", 4)
+    cli.works("train", out, "--family", "pixart", "--data", data, "--pictures", 8, "--batch", 4, "--cpu", *shape)
+    loaded = load_checkpoint(out)
+    assert (loaded.family, loaded.words, loaded.config.to_json()["caption_tokens"]) == ("pixart", None, 6)
+    ask = ("sample", out, "--caption", "a red star", "a ring", "--steps", 2, "--cfg", 2, "--out", tmp_path / "x.png")
+    cli.works(*ask, "--text-encoder", t5, "--negative", "grass")
+    assert "--text-encoder DIR" in cli.refuses(*ask)
+    wide = save_t5(tmp_path / "wide", width=18)
+    assert "features of width 18, the model takes 12" in cli.refuses(*ask, "--text-encoder", wide)
+    cli.works("analyze", out, "--data", data, "--samples", 2, "--times", 0.5, "--budget", 1, "--json")
+    cli.works("analyze", out, "--samples", 2, "--steps", 2, "--times", 0.5, "--budget", 1, "--json")
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path, t5: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        TextEncoder(tmp_path / "none")
+    with pytest.raises(ValueError, match="holds no T5 encoder"):
+        TextEncoder(tmp_path)
+    pipeline = tmp_path / "pipeline"
+    save_t5(pipeline / "text_encoder")
+    (pipeline / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (pipeline / "text_encoder" / name).rename(pipeline / "tokenizer" / name)
+    assert torch.equal(TextEncoder(pipeline)(TEXTS).features, TextEncoder(t5)(TEXTS).features)
+    assert torch.equal(TextEncoder(pipeline / "text_encoder")(TEXTS).features, TextEncoder(t5)(TEXTS).features)
+
+
+def test_shards_without_text_are_no_data_for_a_pixart(cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cli.works("encode", folder_of(tmp_path / "pictures"), out, "--pixels", "--size", 16)
+    message = cli.refuses("train", tmp_path / "x.safetensors", "--family", "pixart", "--data", out, "--pictures", 16)
+    assert "hold no text features" in message
+    index = json.loads((out / "index.json").read_text())
+    for name in ("caption_channels", "caption_tokens"):  # shards of before
+        index.pop(name)
+    (out / "index.json").write_text(json.dumps(index))
+    assert open_source(out).count == 8
