@@ -19,7 +19,7 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from comfy_execution.utils import get_executing_context
 
-from ..sparsedit_core.config import BackboneConfig
+from ..sparsedit_core.config import BackboneConfig, PixArtConfig
 from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
 from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
@@ -139,7 +139,8 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         float(out.flatten()[0])  # waits for the device, whichever it is
         seconds = time.perf_counter() - started
         images = x.shape[0] if computed else 0
-        run.add(measure(config, moment, model_timestep(sampling, t), dense, sparse, x.shape[0], images, seconds))
+        text, moments = _text_tokens(config, c_crossattn), (moment, model_timestep(sampling, t))
+        run.add(measure(config, *moments, dense, sparse, x.shape[0], images, seconds, text))
         return out
 
     return [
@@ -185,6 +186,11 @@ def _sparse_grid(config: BackboneConfig, schedule: PruningSchedule | None, time:
     if config.layout is None:
         return None
     return schedule.grid(time, dense) if schedule else default_sparse_grid(dense, config.sparse_side)
+
+
+def _text_tokens(config: BackboneConfig, text: Any) -> int | None:
+    """How many text tokens a PixArt reads; a DiT is given none that it reads."""
+    return text.shape[-2] if isinstance(config, PixArtConfig) and text is not None else None
 
 
 def _publish(attached: Attached, info: Any, run: Run) -> None:

@@ -51,12 +51,20 @@ def check_prompts_of_equal_and_of_different_length() -> None:
         assert {call["shape"][0] for call in calls} == {4 // count}
         assert {call["text"][1] for call in calls} == set(lengths)
         assert len(records(model)[-1].evaluations) == 2
-        assert all(row.images == 4 for row in records(model)[-1].evaluations)
+        for row, call in zip(records(model)[-1].evaluations, calls[::count], strict=True):
+            assert row.images == 4
+            assert row.macs == sum(2 * macs(model, call["sparse_grid"], length) for length in lengths)
         apart = model.clone()
         apart.add_object_patch("memory_required", lambda *args, **kwargs: 1e18)
         calls.clear()
         assert (sample(apart, steps=2, cfg=3.0, **batch) - found).norm() < 1e-3 * found.norm()
         assert {call["shape"][0] for call in calls} == {2}
+
+
+def macs(model: Any, grid: tuple[int, int], caption: int) -> int:
+    config = model.model.sparsedit.config
+    cost = pack("sparsedit_core.cost").macs(config, (16, 16), sparse_grid=grid, factor=1, caption_tokens=caption)
+    return int(cost)
 
 
 def check_guidance_of_three_channels() -> None:

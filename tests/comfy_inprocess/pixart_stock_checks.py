@@ -257,6 +257,41 @@ def check_families_and_shapes_that_do_not_fit() -> None:
     assert "CLIP Text Encode" in error_of(lambda: label.execute(classes="1", model=load()))
 
 
+def check_a_file_through_comfyuis_own_loader() -> None:
+    """Its detection, its factory where it has one, its mistake about PixArt-alpha's latents: two blocks of full width,
+    the only one that it knows."""
+    import comfy.model_management as mm
+    import comfy.sd
+    from safetensors.torch import save_file
+
+    wide = {"hidden_size": 1152, "num_heads": 16, "caption_channels": 4096, "caption_tokens": 120, "depth": 2}
+    network = core(**wide)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.2)
+    file = model_folder() / "alpha512.safetensors"
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, file)
+    model = comfy.sd.load_diffusion_model(str(file))
+    sparse = convert(model, "0+1x[1,0,1,0]+0", "identity")
+    recipe = sparse.model.sparsedit_origin[0]
+    if hasattr(model, "cached_patcher_init"):
+        assert recipe.source.startswith("alpha512.safetensors")
+        assert recipe.dense.patcher is None
+    for key, weight in recipe.dense.read().state.items():
+        assert torch.equal(weight, network.state_dict()[key]), key
+    config = sparse.model.sparsedit.config
+    assert (config.caption_tokens, config.num_heads, config.position_scale) == (120, 16, 1.0)
+    assert sparse.model.sparsedit.latent.scale == model.model.latent_format.scale_factor
+    inputs = torch.randn(1, 4, 64, 32), T[:1], torch.randn(1, 3, 4096)
+    close(evaluate(sparse, *inputs, sparse_grid=(32, 16)), evaluate(model, *inputs), 1e-4)
+    load("0+1x[1,0,1,0]+0", "alpha512_sparse.safetensors", **wide)
+    patched = patch(model, "alpha512_sparse.safetensors")
+    assert patched.model.latent_format.scale_factor == 0.18215, "the checkpoint's own: ComfyUI takes alpha for Sigma"
+    mm.unload_all_models()
+    for name in ("alpha512.safetensors", "alpha512_sparse.safetensors"):
+        files.remove(name)
+
+
 def check_our_sparse_file_in_comfyuis_own_loader_is_an_error() -> None:
     """It takes such a file for a PixArt without blocks; its message must not be a picture of noise."""
     import comfy.sd
