@@ -182,6 +182,7 @@ def test_captions_are_dropped_as_often_as_asked() -> None:
     assert 60 < int(dropped.sum()) < 140  # of 400, expected 100
     assert bool((features[dropped] == -1).all())
     assert bool((features[~dropped] == 1).all())
-    kept = MicroBatches(Texts(), config, None, "flow", replace(options, label_drop=0.0), null_caption=null)(0).conditions
+    none = replace(options, label_drop=0.0)
+    kept = MicroBatches(Texts(), config, None, "flow", none, null_caption=null)(0).conditions
     assert isinstance(kept, Captions)
     assert bool((kept.features == 1).all())

@@ -1,4 +1,4 @@
-"""Captions of the procedural pictures: what they name is what is drawn, every name is frequent, colour is measurable."""
+"""Captions of the procedural pictures: they name what is drawn, every name is frequent, colour is measurable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A T5 encoder of random weights with a tokenizer of a few words, saved as transformers saves them; needs no network."""
+"""A T5 encoder of random weights and a tokenizer of a few words, saved as transformers saves them; no network."""
 
 from __future__ import annotations
 
