@@ -1,4 +1,4 @@
-"""The stock MODEL of ComfyUI's own loaders in Patch and Convert: what is kept, what is refused, what is left alone."""
+"""The stock MODEL of ComfyUI's own loaders in Patch and Convert: what is kept and what is left alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 
 import files
 import torch
-from comfy_pack import model_folder, node, pack, run
-from load_checks import error_of
+from comfy_pack import model_folder, pack, run
 from lora_checks import everywhere, with_lora
 from pixart import (
     CAPTIONS,
@@ -172,91 +171,6 @@ def check_stock_in_other_weight_types() -> None:
         assert (found - wanted).norm() < 2e-2 * wanted.norm()
 
 
-def check_quantised_weights_are_refused() -> None:
-    class Packed(torch.nn.Parameter):
-        """As packs with own weight formats have."""
-
-    model = stock()
-    layer = model.model.diffusion_model.blocks[1].mlp.fc1
-    layer.weight = Packed(layer.weight.data)
-    message = error_of(lambda: convert(model))
-    assert "quantised" in message
-    assert "\n" not in message
-
-
-def foreign() -> list[Any]:
-    """MODELs of FLUX and SDXL, without their networks."""
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    found = []
-    for config_class, model_class in (
-        (comfy.supported_models.Flux, comfy.model_base.Flux),
-        (comfy.supported_models.SDXL, comfy.model_base.SDXL),
-    ):
-        settings = config_class({"disable_unet_model_creation": True})
-        settings.set_inference_dtype(torch.float32, None)
-        cpu = torch.device("cpu")
-        found.append(comfy.model_patcher.ModelPatcher(model_class(settings), cpu, cpu))
-    return found
-
-
-def check_models_of_other_kinds_are_refused() -> None:
-    load(SPARSE, "sparse.safetensors")
-    for model in foreign():
-        name = type(model.model).__name__
-        for call in (
-            lambda model=model: patch(model),
-            lambda model=model: convert(model),
-            lambda model=model: run("SparseDiTApplySchedule", model=model),
-            lambda model=model: run("SparseDiTGuidance", model=model, channels=3),
-        ):
-            message = error_of(call)
-            assert f"the MODEL is a {name}, expected" in message
-            assert "\n" not in message
-        assert not model.patches
-        assert not model.wrappers
-        assert not model.object_patches
-
-
-def check_a_stock_model_alone_is_told_what_to_do() -> None:
-    model = stock()
-    for name, inputs in (
-        ("SparseDiTApplySchedule", {}),
-        ("SparseDiTGuidance", {"channels": 3}),
-        ("SparseDiTSaveCheckpoint", {"filename_prefix": "x", "folder": "output", "dtype": "default"}),
-        ("SparseDiTReport", {"latent": {}}),
-    ):
-        message = error_of(lambda name=name, inputs=inputs: run(name, model=model, **inputs))
-        assert "PixArt" in message
-        assert "SparseDiT" in message
-        assert "\n" not in message
-
-
-def check_families_and_shapes_that_do_not_fit() -> None:
-    load(SPARSE, "sparse.safetensors")
-    files.save(files.random_model(files.config(files.SPARSE)), "dit.safetensors")
-    files.save(files.random_model(files.config()), "dense_dit.safetensors")
-    dit = run("SparseDiTLoadCheckpoint", checkpoint="dense_dit.safetensors", weight_dtype="fp32")
-    for pixart in (stock(), load()):
-        assert "is a DiT but the model" in error_of(lambda model=pixart: patch(model, "dit.safetensors"))
-    assert "is a PixArt but the model" in error_of(lambda: patch(dit))
-    assert "is a dense PixArt" in error_of(lambda: patch(stock(), "pixart.safetensors"))
-    load(SPARSE, "wide.safetensors", caption_channels=24)
-    assert "caption_channels 24 instead of 20" in error_of(lambda: patch(stock(), "wide.safetensors"))
-    load(SPARSE, "micro.safetensors", micro_conditioning=True)
-    assert "micro_conditioning True instead of False" in error_of(lambda: patch(stock(), "micro.safetensors"))
-    message = error_of(lambda: convert(stock(), "1+1x[1,1,1,1]+1"))
-    assert "6 blocks but the model has 7" in message
-    replaced = stock()
-    replaced.add_object_patch("diffusion_model.blocks.2.forward", lambda x: x)
-    assert "right after the loader" in error_of(lambda: patch(replaced))
-    assert "already" in error_of(lambda: convert(load(SPARSE, "sparse.safetensors")))
-    label = node("SparseDiTClassLabel")
-    assert "CLIP Text Encode" in error_of(lambda: label.execute(classes="1", model=load()))
-
-
 def check_a_file_through_comfyuis_own_loader() -> None:
     """Its detection, its factory where it has one, its mistake about PixArt-alpha's latents: two blocks of full width,
     the only one that it knows."""
@@ -290,15 +204,3 @@ def check_a_file_through_comfyuis_own_loader() -> None:
     mm.unload_all_models()
     for name in ("alpha512.safetensors", "alpha512_sparse.safetensors"):
         files.remove(name)
-
-
-def check_our_sparse_file_in_comfyuis_own_loader_is_an_error() -> None:
-    """It takes such a file for a PixArt without blocks; its message must not be a picture of noise."""
-    import comfy.sd
-
-    load(SPARSE, "sparse.safetensors")
-    try:
-        made = comfy.sd.load_diffusion_model(str(model_folder() / "sparse.safetensors"))
-    except (RuntimeError, ValueError, KeyError):
-        return
-    assert made is None, "ComfyUI's loader takes it"
