@@ -99,7 +99,6 @@ def run(args: argparse.Namespace) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("ablate runs in one process; launch it without torchrun or accelerate launch")
     options.set_threads(args)
-    source = source_from(args, "dit")
     loaded = load_checkpoint(
         options.model_path(args.dense), dtype=torch.float32, **(options.facts(args) | {"sparse_side": None})
     )
@@ -108,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.dense} is a SparseDiT already (layout {loaded.layout}); the variants are made from a dense model: "
             "give the one that it came from"
         )
+    source = source_from(args, loaded.family)
     moving = options.schedule_from(args, DEFAULT_SCHEDULE) or DEFAULT_SCHEDULE
     plan = plan_of(args, loaded.config, moving)
     teacher = teacher_from(args, loaded, source)

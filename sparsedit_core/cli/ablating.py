@@ -34,12 +34,13 @@ class Judge:
 
     def __init__(self, args: argparse.Namespace, loaded: Loaded) -> None:
         # every variant is sampled under its own schedule: those flags are about training
-        own = {"batch": args.sample_batch, "cfg_channels": "3", "dtype": "float32"}
+        own: dict[str, Any] = {"batch": args.sample_batch, "cfg_channels": None, "dtype": "float32"}
+        own |= {"text_encoder": None, "text_tokens": None}
         self.args = argparse.Namespace(**vars(args) | defaults(options.add_schedule) | own)
         self.jury = jury_from(self.args)
         check_models([(args.dense, loaded)], self.args)
         self.space = Space(self.args, [loaded])
-        self.pictures = real_pictures(self.args, picture_size(loaded))
+        self.pictures = real_pictures(self.args, picture_size(loaded), [loaded])
         self._real: Reality | None = None
 
     @property

@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
     count = len(asked.names)
     noise = initial_noise(sparse, count, seed=args.seed, size=args.size)
     runs = [
-        (name, dense, options.sample_options(args, full)),
-        ("sparse", sparse, options.sample_options(args, options.schedule_from(args, sparse.schedule))),
+        (name, dense, options.sample_options(args, dense, full)),
+        ("sparse", sparse, options.sample_options(args, sparse, options.schedule_from(args, sparse.schedule))),
     ]
     entries = measure(runs, noise, asked, args.repeats, args.seed)
     report = {

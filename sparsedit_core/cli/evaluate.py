@@ -229,7 +229,8 @@ def evaluate(
 
 def settings(loaded: Loaded, args: argparse.Namespace) -> SampleOptions:
     """How the model is sampled."""
-    return options.sample_options(args, None if loaded.layout is None else options.schedule_from(args, loaded.schedule))
+    schedule = None if loaded.layout is None else options.schedule_from(args, loaded.schedule)
+    return options.sample_options(args, loaded, schedule)
 
 
 def sampled(

@@ -214,7 +214,10 @@ def known_conditions(
     ``ValueError`` for a model without a null class or caption.
     """
     if same_classes(pictures, loaded) and shown is not None:
-        return conditions_of(loaded, shown) if isinstance(shown, Attributes) else shown
+        if isinstance(shown, Attributes):
+            return conditions_of(loaded, shown)
+        if isinstance(loaded.config, DiTConfig):
+            return shown
     return without_content(loaded.model, spread_conditions(loaded, count))
 
 

@@ -137,14 +137,17 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, bat
         "--cfg", type=float, default=cfg, metavar="S", help=f"guidance scale, 1 is none (default {cfg:g})"
     )
     group.add_argument(
-        "--cfg-channels", choices=("3", "all"), default="3", help="channels guided: 3 as the official code, or all"
+        "--cfg-channels",
+        choices=("3", "all"),
+        help="channels guided (default: 3 of a DiT as the official code, all of a PixArt as its samplers)",
     )
     group.add_argument("--batch", type=positive, default=batch, help=f"pictures at a time (default {batch})")
 
 
-def sample_options(args: argparse.Namespace, schedule: PruningSchedule | None) -> SampleOptions:
-    """What ``add_sampling`` reads."""
-    channels = None if args.cfg_channels == "all" else 3
+def sample_options(args: argparse.Namespace, loaded: Loaded, schedule: PruningSchedule | None) -> SampleOptions:
+    """What ``add_sampling`` reads, for a model."""
+    wanted = args.cfg_channels or ("all" if loaded.family == "pixart" else "3")
+    channels = None if wanted == "all" else 3
     return SampleOptions(args.steps, args.sampler, args.cfg, channels, schedule, args.batch)
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     loaded = options.open_model(args.file, args, **options.facts(args))
     asked = asked_from(args, loaded)
     noise = initial_noise(loaded, len(asked.names), seed=args.seed, size=args.size)
-    settings = options.sample_options(args, options.schedule_from(args, loaded.schedule))
+    settings = options.sample_options(args, loaded, options.schedule_from(args, loaded.schedule))
     samples = sample_with_bar(loaded, noise, asked, settings, "sampling", seed=args.seed)
     files = write(args, loaded, samples, asked.names)
     report = {
