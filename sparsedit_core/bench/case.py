@@ -1,4 +1,4 @@
-"""One line of a benchmark: which model, picture, batch, schedule and machine, and the models with random weights."""
+"""A line of a benchmark: which model, picture, captions, batch, schedule and machine, and models of random weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..config import BackboneConfig
+from ..backbone import Backbone
+from ..backbones import is_table, new_model
+from ..conditions import with_classes
+from ..config import BackboneConfig, PixArtConfig
 from ..convert import convert_state
-from ..cost import macs, model_config, token_grid
+from ..cost import caption_length, macs, model_config, token_grid
 from ..dit import DiT
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
-from ..schedule_cost import schedule_macs
+from ..schedule_cost import even_times
 from ..tokens import Grid, sincos_table
 
 Mode = Literal["eager", "compiled", "cuda-graphs"]
@@ -31,6 +34,7 @@ class BenchCase:
     ``batch``     pictures; ``guidance`` doubles the samples of an evaluation
     ``mode``      ``"eager"``, ``"compiled"`` (torch.compile, one graph per grid) or ``"cuda-graphs"`` (the same,
                   replayed as CUDA graphs)
+    ``caption_tokens``  length of a PixArt's captions; ``None``: see :func:`..cost.caption_length`
     """
 
     model: str | BackboneConfig
@@ -43,6 +47,7 @@ class BenchCase:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     mode: Mode = "eager"
+    caption_tokens: int | None = None
 
     @property
     def dense_config(self) -> BackboneConfig:
@@ -68,36 +73,57 @@ class BenchCase:
             return self.model
         return f"width {self.model.hidden_size}, {self.model.depth} blocks"
 
+    @property
+    def captions(self) -> int | None:
+        """Text tokens of a caption; ``None`` for a model of classes."""
+        return caption_length(self.dense_config, self.caption_tokens) or None
+
     def grids(self) -> dict[Grid, float]:
         """Every sparse grid of the schedule, from noise to image, and its share of the evaluations."""
-        cost = schedule_macs(self.sparse_config, self.schedule, self.steps)
-        counts = Counter(cost.grids)
-        return {grid: counts[grid] / len(cost.grids) for grid in dict.fromkeys(cost.grids)}
+        grids = [self.schedule.grid(time, self.dense_config.grid) for time in even_times(self.steps)]
+        counts = Counter(grids)
+        return {grid: counts[grid] / len(grids) for grid in dict.fromkeys(grids)}
 
     def macs(self, grid: Grid | None = None) -> int:
         """Executed MACs of one evaluation of the whole batch; without a grid those of the dense model."""
         config = self.dense_config if grid is None else self.sparse_config
-        return self.samples * macs(config, sparse_grid=grid).total
+        return self.samples * macs(config, sparse_grid=grid, caption_tokens=self.captions).total
 
 
 @dataclass(frozen=True)
 class CaseModels:
-    """Both models in eval mode, sharing the weights they have in common, and the inputs of one evaluation."""
+    """Both models in eval mode, sharing the weights they have in common, and the inputs of one evaluation.
 
-    dense: DiT
-    sparse: DiT
+    ``inputs``  noise, timesteps, and class labels or features of captions, all of whose tokens count
+    """
+
+    dense: Backbone
+    sparse: Backbone
     inputs: tuple[Tensor, Tensor, Tensor]
 
 
 def build_models(case: BenchCase) -> CaseModels:
-    """The models with torch's own random initial weights, on the case's device and in its dtype."""
+    """The models with random weights (torch's own, and normal ones in PixArt's tables), on the case's device and in
+    its dtype."""
     config = case.dense_config
-    dense = DiT(config, dtype=case.dtype, device=case.device).eval().requires_grad_(False)
-    dense.pos_embed.copy_(sincos_table(config.hidden_size, config.grid))
+    dense = new_model(config, dtype=case.dtype, device=case.device).eval().requires_grad_(False)
+    if isinstance(dense, DiT):
+        dense.pos_embed.copy_(sincos_table(config.hidden_size, config.grid))
+    else:
+        for name, table in dense.named_parameters():
+            if is_table(name):
+                table.normal_(std=table.shape[-1] ** -0.5)
     with torch.device("meta"):
-        sparse = DiT(case.sparse_config)
+        sparse = new_model(case.sparse_config)
     sparse.load_state_dict(convert_state(dense.state_dict(), case.layout), assign=True)
     x = torch.randn(case.samples, config.in_channels, *config.input_size, device=case.device, dtype=case.dtype)
     t = torch.full((case.samples,), 500.0, device=case.device)
-    y = torch.arange(case.samples, device=case.device) % config.num_classes
-    return CaseModels(dense, sparse.eval().requires_grad_(False), (x, t, y))
+    return CaseModels(dense, sparse.eval().requires_grad_(False), (x, t, _conditions(case, config)))
+
+
+def _conditions(case: BenchCase, config: BackboneConfig) -> Tensor:
+    """A label or the features of a caption for every sample."""
+    if isinstance(config, PixArtConfig):
+        shape = case.samples, case.captions or 0, config.caption_channels
+        return torch.randn(shape, device=case.device, dtype=case.dtype)
+    return torch.arange(case.samples, device=case.device) % with_classes(config).num_classes

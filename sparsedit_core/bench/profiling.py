@@ -9,7 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .case import BenchCase, build_models
-from .measure import DENSE, compiler_room, grid_name, variants
+from .comfyui import ComfyUI
+from .measure import DENSE, compiler_room, grid_name, rivals, variants
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,22 @@ class OpTime:
     seconds: float
 
 
-def profile_case(case: BenchCase, calls: int = 3, top: int = 12) -> dict[str, list[OpTime]]:
-    """The ``top`` operations of the dense model and of the schedule's commonest grid, the slowest first.
+def profile_case(
+    case: BenchCase, calls: int = 3, top: int = 12, comfyui: ComfyUI | None = None
+) -> dict[str, list[OpTime]]:
+    """The ``top`` operations of the dense model, of core ComfyUI's if it is given and the case is a PixArt, and of the
+    schedule's commonest grid, the slowest first.
 
     The profiler itself costs time on small operations: compare shares, and take seconds from the benchmark.
     """
     grids = case.grids()
     commonest = max(grids, key=lambda grid: grids[grid])
     with torch.no_grad(), compiler_room(case):
-        runs = variants(case, build_models(case), [commonest])
-        return {name: _profiled(runs[name], case, calls)[:top] for name in (DENSE, grid_name(commonest))}
+        models = build_models(case)
+        beside = rivals(models, comfyui)
+        runs = variants(case, models, [commonest], beside)
+        names = [*beside, DENSE, grid_name(commonest)]
+        return {name: _profiled(runs[name], case, calls)[:top] for name in names}
 
 
 def _profiled(run: Callable[[], object], case: BenchCase, calls: int) -> list[OpTime]:

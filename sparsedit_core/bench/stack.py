@@ -40,10 +40,10 @@ class BareStack(nn.Module):
         c = condition(model, t, y, x)
         modulations = []  # returned, or a compiler would leave their layers out
         for block, attn in dense_blocks(model):
-            modulations.append(block.adaLN_modulation[1](c))
+            modulations.append(modulation(block)(c))
             tokens = attn.proj(fused_attention(attn.qkv(tokens), attn.heads))
             tokens = block.mlp.fc2(block.mlp.fc1(tokens))
-        modulations.append(model.final_layer.adaLN_modulation[1](c))
+        modulations.append(modulation(model.final_layer)(c))
         return (model.final_layer.linear(tokens), *modulations)
 
 
@@ -59,14 +59,13 @@ class PlainStack(nn.Module):
         tokens = model.x_embedder(x) + model.pos_embed.to(x.dtype)
         c = F.silu(condition(model, t, y, x))
         for block, attn in dense_blocks(model):
-            modulation = block.adaLN_modulation[1](c)[:, None]
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulation(block)(c)[:, None].chunk(6, dim=-1)
             h = self.norm(tokens) * (1 + scale1) + shift1
             h = attn.proj(fused_attention(attn.qkv(h), attn.heads))
             tokens = tokens + gate1 * h
             h = self.norm(tokens) * (1 + scale2) + shift2
             tokens = tokens + gate2 * block.mlp.fc2(F.gelu(block.mlp.fc1(h), approximate="tanh"))
-        shift, scale = model.final_layer.adaLN_modulation[1](c)[:, None].chunk(2, dim=-1)
+        shift, scale = modulation(model.final_layer)(c)[:, None].chunk(2, dim=-1)
         return model.final_layer.linear(self.norm(tokens) * (1 + scale) + shift)  # type: ignore[no-any-return]
 
     def norm(self, tokens: Tensor) -> Tensor:
@@ -77,6 +76,11 @@ def dense_blocks(model: DiT) -> list[tuple[Block, SelfAttention]]:
     """Every block of a dense model with its attention."""
     blocks = cast(Sequence[Block], model.blocks)
     return [(block, cast(SelfAttention, block.attn)) for block in blocks]
+
+
+def modulation(module: nn.Module) -> nn.Module:
+    """The linear layer of an adaLN modulation."""
+    return cast(Sequence[nn.Module], module.adaLN_modulation)[1]
 
 
 def condition(model: DiT, t: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -24,14 +24,16 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of one call of every function, ``repeats`` values each.
 
-    Warm-up calls (compilation, allocation) are not counted. A repetition calls each function once, forwards and
-    backwards in turn; one value is the mean of as many calls as last ``least_seconds``, the device waited for.
+    Warm-up calls (compilation, allocation; at least one) are not counted. A repetition calls each function once,
+    forwards and backwards in turn; one value is the mean of as many calls as last ``least_seconds``, the device waited
+    for.
     """
     calls = {}
     for name, run in runs.items():
-        for _ in range(warm_up):
-            _timed(run, 1, device)
-        calls[name] = max(1, round(least_seconds / max(_timed(run, 1, device), 1e-6)))
+        took = [_timed(run, 1, device) for _ in range(warm_up)][-1]
+        if took < 10 * least_seconds:  # else one call is long enough, however much of this one was warming up
+            took = _timed(run, 1, device)
+        calls[name] = max(1, round(least_seconds / max(took, 1e-6)))
         progress(name)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)

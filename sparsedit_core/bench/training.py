@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Latent, Loaded
-from ..config import BackboneConfig
+from ..conditions import Captions, Conditions, call_model, null_caption, with_classes
+from ..config import BackboneConfig, PixArtConfig
+from ..cost import caption_length
 from ..device import wait
 from ..train.autocast import fast_attention
 from ..train.batches import MicroBatch, MicroBatches
@@ -39,20 +41,27 @@ class RandomSource:
     """One batch of noise, given again and again: a source that costs nothing, for models without data at hand."""
 
     class_names = None
-    caption_channels = None
-    caption_tokens = 0
     count = None
     fingerprint = "noise"
 
     def __init__(self, config: BackboneConfig, latent: Latent, size: int) -> None:
-        self.latent, self.input_size, self.num_classes = latent, config.input_size, config.num_classes
+        self.latent, self.input_size = latent, config.input_size
         generator = torch.Generator().manual_seed(0)
         self._images = torch.randn(size, latent.channels, *config.input_size, generator=generator)
-        self._labels = torch.randint(config.num_classes, (size,), generator=generator)
+        self.num_classes, self.caption_tokens = 0, caption_length(config)
+        self.caption_channels: int | None = None
+        self._conditions: Conditions
+        if isinstance(config, PixArtConfig):
+            self.caption_channels = config.caption_channels
+            shape = size, self.caption_tokens, config.caption_channels
+            self._conditions = Captions(torch.randn(shape, generator=generator), torch.ones(shape[:2]).bool())
+        else:
+            self.num_classes = with_classes(config).num_classes
+            self._conditions = torch.randint(self.num_classes, (size,), generator=generator)
 
-    def batch(self, first: int, size: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002 (every batch is the same)
+    def batch(self, first: int, size: int) -> tuple[Tensor, Conditions]:  # noqa: ARG002 (every batch is the same)
         """See :class:`..train.source.Source`."""
-        return self._images[:size], self._labels[:size]
+        return self._images[:size], self._conditions[:size]
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,10 @@ def measure_training(case: TrainCase, repeats: int, progress: Callable[[str], ob
     count = _WARM_UP + case.steps
     options = replace(case.options, pictures=max(case.options.pictures, (count + 1) * case.options.batch))
     loaded = case.loaded
-    batches = MicroBatches(case.source, loaded.config, loaded.schedule, loaded.prediction, options)
+    null = null_caption(loaded.model)
+    batches = MicroBatches(
+        case.source, loaded.config, loaded.schedule, loaded.prediction, options, null_caption=null
+    )
     ready = [batches(number) for number in range(count)]
     runs: dict[str, Callable[[Loaded], Stretch]] = {
         "loop": lambda model: _loop_stretch(case, options, model),
@@ -217,7 +229,7 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
 
             def predict(x: Tensor, t: Tensor, batch: MicroBatch = batch) -> Tensor:
                 with torch.amp.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-                    output: Tensor = model(x, t, batch.conditions, sparse_grid=batch.grid)
+                    output = call_model(model, x, t, batch.conditions, sparse_grid=batch.grid)
                 return output.float()
 
             loss = objective.losses(predict, batch)["loss"].mean()

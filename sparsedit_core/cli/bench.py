@@ -11,11 +11,23 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..bench import BenchCase, Measurement, Mode, OpTime, measure_case, profile_case
+from ..bench import (
+    BenchCase,
+    ComfyUI,
+    Measurement,
+    Mode,
+    comfyui_folders,
+    load_comfyui,
+    measure_schedules,
+    profile_case,
+)
+from ..bench.measure import every_grid
+from ..config import PixArtConfig
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
-from . import bench_training, options, text
+from . import bench_training, options
+from .bench_text import caption, operations_json, profile_text, report_text
 from .cost import LAYOUTS_HELP, usual_layout
 from .files import check_ending, to_json, versions, write_json
 
@@ -24,13 +36,8 @@ EXAMPLE = "sparsedit bench --models DiT-XL/2@512 --device cuda --batch 1 8 --mod
 
 CPU_MODELS, GPU_MODELS = ("DiT-B/2@512", "DiT-XL/2@256"), ("DiT-XL/2@256", "DiT-XL/2@512")
 MODES: tuple[Mode, ...] = ("eager", "compiled", "cuda-graphs")
-HEADER = (
-    "case", "dense ms", "sparse ms", "speed-up", "dense work", "sparse work", "MAC ratio", "reached",
-    "dense/plain", "dense/bare",
-)  # fmt: skip
-NOTES = """One evaluation of the whole batch, medians; sparse is the mean over the schedule's evaluations.
-reached: speed-up over MAC ratio (1 MAC = 2 FLOPs; MACs as executed).
-plain: the same dense model written out by hand. bare: its linear layers and attentions alone, nothing between."""
+EVERY_PRESET = 1024  # pixels from which every preset is measured
+Group = tuple[BenchCase, list[PruningSchedule]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +67,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="DiT-S/2@256 with 3 repeats and eager, to see that it works"
     )
+    parser.add_argument(
+        "--caption-tokens", type=options.positive, metavar="N", help="text tokens of a PixArt (default 120 or 300)"
+    )
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        metavar="FOLDER",
+        help='the ComfyUI whose own dense PixArt runs beside ours (default: one that is found); "none" leaves it out',
+    )
     parser.add_argument("--profile", action="store_true", help="print the slowest operations instead")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers of every repetition")
     bench_training.add_training(parser)
@@ -78,23 +94,44 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.stretch is not None:
         raise ValueError("--stretch is about the training loop; add --training")
-    cases = [case for device in devices(args.device) for case in device_cases(args, device)]
-    report: dict[str, Any] = {"machine": machine(cases), "cases": []}
+    groups = [group for device in devices(args.device) for group in device_cases(args, device)]
+    cases = [case for case, _ in groups]
+    beside, without = core_comfyui(args, cases)
+    report: dict[str, Any] = {"machine": machine(cases), "without_core": without, "cases": []}
     if args.profile:
-        for case in cases:
-            profiles = profile_case(case)
-            report["cases"].append({"case": caption(case), "operations": operations_json(profiles)})
-            if not args.json:
-                print(profile_text(case, profiles))
+        profiles = [(case, profile_case(case, comfyui=beside)) for case in cases]
+        report["cases"] = [{"case": caption(case), "operations": operations_json(found)} for case, found in profiles]
     else:
-        measurements = measure(cases, 3 if args.quick else args.repeats)
+        measurements = measure(groups, 3 if args.quick else args.repeats, beside)
         report["cases"] = [measurement.to_json() for measurement in measurements]
-        if not args.json:
-            print(text.table(HEADER, [row(measurement) for measurement in measurements]) + "\n\n" + NOTES)
     if args.json:
         print(to_json(report))
+    else:
+        print("\n".join(profile_text(*one) for one in profiles) if args.profile else report_text(measurements))
+        if without is not None:
+            print(f"Core ComfyUI's PixArt was not run: {without}.")
     if args.out is not None:
         write_json(args.out, report)
+
+
+def core_comfyui(args: argparse.Namespace, cases: list[BenchCase]) -> tuple[ComfyUI | None, str | None]:
+    """The ComfyUI to measure beside PixArt, or ``None`` and why there is none.
+
+    A folder that was asked for must work (``ValueError``); one that is only found may not.
+    """
+    if not any(isinstance(case.dense_config, PixArtConfig) for case in cases):
+        return None, None
+    if args.comfyui is not None and str(args.comfyui) == "none":
+        return None, "it was left out"
+    if args.comfyui is not None:
+        return load_comfyui(args.comfyui), None
+    found = comfyui_folders()
+    if not found:
+        return None, "no ComfyUI was found, give its folder with --comfyui"
+    try:
+        return load_comfyui(found[0]), None
+    except ValueError as error:
+        return None, str(error)
 
 
 def run_training(args: argparse.Namespace) -> None:
@@ -128,8 +165,8 @@ def devices(wanted: str) -> list[str]:
     return [wanted]
 
 
-def device_cases(args: argparse.Namespace, device: str) -> Iterator[BenchCase]:
-    """Models x batches x modes on one device."""
+def device_cases(args: argparse.Namespace, device: str) -> Iterator[Group]:
+    """Models x batches x modes on one device, each with the schedules that are measured together."""
     on_cpu = torch.device(device).type == "cpu"
     names = args.models or (["DiT-S/2@256"] if args.quick else CPU_MODELS if on_cpu else GPU_MODELS)
     modes: Sequence[Mode] = args.modes or (("eager",) if on_cpu or args.quick else MODES)
@@ -140,7 +177,15 @@ def device_cases(args: argparse.Namespace, device: str) -> Iterator[BenchCase]:
     for name in names:
         for batch in args.batch or ([1] if on_cpu or args.quick else [1, 8]):
             plain = replace(model_case(name, args), batch=batch, guidance=guidance, device=device, dtype=dtype)
-            yield from (replace(plain, mode=mode) for mode in modes)
+            yield from ((replace(plain, mode=mode), schedules(args, plain)) for mode in modes)
+
+
+def schedules(args: argparse.Namespace, case: BenchCase) -> list[PruningSchedule]:
+    """The case's own; from 1024 pixels on, where the paper has no row, every preset unless one was asked for."""
+    if case.size < EVERY_PRESET or any((args.preset, args.schedule, args.rate_noise, args.rate_clean)):
+        return [case.schedule]
+    every = [options.schedule_from(args, preset) for preset in PRESETS.values()]
+    return [one for i, one in enumerate(every) if one is not None and one not in every[:i]]  # two are the same rates
 
 
 def model_case(name: str, args: argparse.Namespace) -> BenchCase:
@@ -156,7 +201,8 @@ def model_case(name: str, args: argparse.Namespace) -> BenchCase:
         raise ValueError(f"{model} has {depth} blocks, for which there is no usual layout; give one with --layout")
     schedule = options.schedule_from(args, default_schedule(int(size)))
     assert schedule is not None  # there is a default
-    return BenchCase(model, int(size), SegmentLayout.parse(wanted), schedule, args.steps or 250)
+    case = BenchCase(model, int(size), SegmentLayout.parse(wanted), schedule, args.steps or 250)
+    return replace(case, caption_tokens=args.caption_tokens if case.captions else None)
 
 
 def default_schedule(size: int) -> PruningSchedule:
@@ -164,9 +210,9 @@ def default_schedule(size: int) -> PruningSchedule:
     return PRESETS["512 fast" if size >= 512 else "256 fast"]
 
 
-def measure(cases: list[BenchCase], repeats: int) -> list[Measurement]:
+def measure(groups: list[Group], repeats: int, comfyui: ComfyUI | None) -> list[Measurement]:
     """Every case in turn under one progress bar."""
-    total = sum((3 + len(case.grids())) * (repeats + 1) for case in cases)
+    total = sum((references(case, comfyui) + len(every_grid(case, wanted))) * (repeats + 1) for case, wanted in groups)
     with tqdm(total=total, unit=" timings", dynamic_ncols=True, leave=False) as bar:
 
         def progress(variant: str) -> None:
@@ -174,34 +220,15 @@ def measure(cases: list[BenchCase], repeats: int) -> list[Measurement]:
             bar.update()
 
         results = []
-        for case in cases:
-            bar.set_description(caption(case))
-            results.append(measure_case(case, repeats, progress))
+        for case, wanted in groups:
+            bar.set_description(caption(case, schedule=False))
+            results += measure_schedules(case, wanted, repeats, progress, comfyui)
         return results
 
 
-def caption(case: BenchCase) -> str:
-    """One case in words."""
-    samples = f"batch {case.batch}" + (" x 2" if case.guidance else "")
-    dtype = str(case.dtype).removeprefix("torch.")
-    return f"{case.name} {case.size} px, {case.device} {dtype}, {samples}, {case.mode}"
-
-
-def row(found: Measurement) -> list[str]:
-    """The table's cells for one measurement."""
-    dense = found.median("dense")
-    return [
-        caption(found.case),
-        f"{1000 * dense:.1f}",
-        f"{1000 * found.sparse_seconds:.1f}",
-        f"{found.speed_up:.2f}x",
-        text.macs_text(found.dense_macs),
-        text.macs_text(found.sparse_macs),
-        f"{found.macs_ratio:.2f}x",
-        f"{100 * found.reached:.0f} %",
-        f"{dense / found.median('plain'):.3f}",
-        f"{dense / found.median('bare'):.3f}",
-    ]
+def references(case: BenchCase, comfyui: ComfyUI | None) -> int:
+    """Dense models that are timed: ours, and two stacks of a DiT or core's PixArt."""
+    return 1 + (comfyui is not None) if isinstance(case.dense_config, PixArtConfig) else 3
 
 
 def machine(cases: list[BenchCase]) -> dict[str, Any]:
@@ -211,25 +238,3 @@ def machine(cases: list[BenchCase]) -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "devices": {name: torch.cuda.get_device_name(name) for name in sorted(names)},
     }
-
-
-def operations_json(profiles: dict[str, list[OpTime]]) -> dict[str, Any]:
-    """Plain values of a profile."""
-    return {
-        variant: [{"name": op.name, "calls": op.calls, "self_seconds": op.seconds} for op in operations]
-        for variant, operations in profiles.items()
-    }
-
-
-def profile_text(case: BenchCase, profiles: dict[str, list[OpTime]]) -> str:
-    """A table for each model of a profile."""
-    parts = [caption(case)]
-    for variant, operations in profiles.items():
-        name = "dense" if variant == "dense" else f"sparse, grid {variant}"
-        shown = sum(op.seconds for op in operations)
-        rows = [
-            [op.name[:60], f"{op.calls:g}", f"{1000 * op.seconds:.2f}", f"{100 * op.seconds / shown:.1f} %"]
-            for op in operations
-        ]
-        parts.append(text.table((f"{name}: operation", "calls", "self ms", "share of these"), rows))
-    return "\n\n".join(parts) + "\n"

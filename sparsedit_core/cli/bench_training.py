@@ -16,8 +16,9 @@ from ..bench import BenchCase
 from ..bench.training import RandomSource, Throughput, TrainCase, measure_training
 from ..checkpoint import Loaded, load_checkpoint
 from ..checkpoint.records import default_latent
+from ..conditions import has_null
 from ..train.options import Precision, TrainOptions
-from ..train.source import ProceduralSource, Source
+from ..train.source import ProceduralCaptions, ProceduralSource, Source
 from . import options, text
 
 PRECISIONS: dict[str, Precision] = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
@@ -48,7 +49,7 @@ def training_cases(args: argparse.Namespace, device: str, size_case: Any) -> Ite
     for name in args.models or BUNDLED:
         for batch in args.batch or ([16] if on_cpu else [32]):
             for label, loaded, source in models(name, args, batch, size_case):
-                drop = 0.1 if loaded.config.null_class else 0.0
+                drop = 0.1 if has_null(loaded.config) else 0.0
                 wanted = TrainOptions(batch=batch, precision=PRECISIONS[dtype], label_drop=drop)
                 yield TrainCase(label, loaded, source, wanted, args.stretch or 20, device)
 
@@ -71,8 +72,9 @@ def models(name: str, args: argparse.Namespace, batch: int, size_case: Any) -> I
     loaded = load_checkpoint(options.model_path(name), dtype=torch.float32)
     loaded.model.load_state_dict({key: value.clone() for key, value in loaded.model.state_dict().items()}, assign=True)
     loaded = replace(loaded, schedule=None if loaded.layout is None else options.schedule_from(args, loaded.schedule))
-    source = ProceduralSource()
+    source: Source = ProceduralSource() if loaded.family == "dit" else ProceduralCaptions()
     same = (loaded.latent, loaded.config.input_size) == (source.latent, source.input_size)
+    same &= getattr(loaded.config, "caption_channels", None) == source.caption_channels
     yield Path(name).name, loaded, source if same else RandomSource(loaded.config, loaded.latent, batch)
 
 
