@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,9 @@ def test_shards_without_text_are_no_data_for_a_pixart(cli: Cli, tmp_path: Path) 
         index.pop(name)
     (out / "index.json").write_text(json.dumps(index))
     assert open_source(out).count == 8
+
+
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, t5: Path) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r'transformers, which is not installed; .* "sparsedit\[text\]"'):
+        TextEncoder(t5)
