@@ -24,6 +24,8 @@ from .sample import view
 SUMMARY = "sample a SparseDiT and its dense model from the same noise: seconds, MACs, PSNR, SSIM"
 EXAMPLE = "sparsedit compare bundled:sparsedit --classes all --out compare.png"
 
+DENSE_OF = {"bundled:sparsedit": "bundled:dense"}
+
 SHOWN = 10
 
 
@@ -33,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dense",
         metavar="FILE",
-        help="the dense model (default: bundled:dense for bundled:sparsedit, else FILE itself with all its tokens)",
+        help="the dense model (default: the bundled one of a bundled model, else FILE itself with all its tokens)",
     )
     add_asking(parser, classes="0-7")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _reference(args: argparse.Namespace, sparse: Loaded) -> tuple[str, Loaded, PruningSchedule | None]:
     """Name, model and schedule of what the sparse run is compared with."""
-    name = args.dense or ("bundled:dense" if args.file == "bundled:sparsedit" else None)
+    name = args.dense or DENSE_OF.get(args.file)
     if name is None:
         return "all tokens", sparse, PruningSchedule(0.0, 0.0)
     dense = options.open_model(name, args, **options.facts(args))
