@@ -178,7 +178,8 @@ class _Recorder:
             output = call_model(self.model, x.to(self.weight.dtype), t, y, sparse_grid=grid)
         wait(x.device)
         seconds, config, images = time.perf_counter() - start, self.loaded.config, len(x)
-        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds))
+        text = y.mask.shape[1] if isinstance(y, Captions) else None
+        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds, text))
         if self.progress is not None:
             self.progress(pictures)
         return output.float()

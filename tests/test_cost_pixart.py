@@ -15,13 +15,15 @@ from tiny import GRIDS, LAYOUTS
 from tiny_pixart import config, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsedit_core.checkpoint import save_checkpoint
+from sparsedit_core.checkpoint import Latent, Loaded, save_checkpoint
+from sparsedit_core.conditions import Captions
 from sparsedit_core.config import DiTConfig, PixArtConfig
 from sparsedit_core.convert import default_layout
 from sparsedit_core.cost import MODELS, caption_length, macs
 from sparsedit_core.layout import SegmentLayout
 from sparsedit_core.pixart import PixArt
 from sparsedit_core.run_record import RunRecord, measure
+from sparsedit_core.sampling import SampleOptions, initial_noise, sample
 from sparsedit_core.schedule import PRESETS
 from sparsedit_core.schedule_cost import schedule_macs
 
@@ -154,6 +156,16 @@ def test_records_of_runs() -> None:
     assert measure(sparse, 0.5, 500.0, (4, 4), (2, 2), 3, 3, 0.1).caption_tokens == 5  # the null caption's
     data = json.loads(json.dumps(RunRecord("a file", sparse, None, (both,), 1.0).to_json()))
     assert data["evaluations"][0]["caption_tokens"] == 9
+
+
+def test_sampling_counts_the_captions_that_were_read() -> None:
+    wanted = config("1+1x[1,1,1,0]+1")
+    loaded = Loaded(model=random_model(wanted), config=wanted, latent=Latent(4, 1.0, 8))
+    captions = Captions(torch.randn(2, 9, 10), torch.ones(2, 9, dtype=torch.bool))
+    noise = initial_noise(loaded, 2, seed=0)
+    (row,) = sample(loaded, noise, captions, SampleOptions(steps=1, cfg=2.0)).evaluations
+    assert (row.images, row.caption_tokens) == (4, 9)
+    assert row.macs == 4 * macs(wanted, (8, 8), sparse_grid=(2, 2), factor=1, caption_tokens=9).total
 
 
 def test_cost_command(cli: Cli, tmp_path: Any) -> None:
