@@ -24,9 +24,8 @@ class SparseDiTCaption(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Caption",
             category="SparseDiT",
             description=(
-                "What the picture shows, in the words of a small PixArt that brings its own vocabulary, such as the "
-                "bundled one. Several lines go to the pictures of a batch in turn. Other PixArt models read CLIP Text "
-                "Encode instead."
+                "What the picture shows, in the words of a small PixArt that brings its own vocabulary. Several lines "
+                "go to the pictures of a batch in turn. Other PixArt models read CLIP Text Encode instead."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The PixArt whose words are meant."),

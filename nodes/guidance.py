@@ -1,4 +1,4 @@
-"""SparseDiT Guidance: the original implementation's classifier-free guidance of three channels."""
+"""SparseDiT Guidance: the original DiT's classifier-free guidance of three channels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class SparseDiTGuidance(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Guidance",
             category="SparseDiT",
             description=(
-                "Guide only the first channels of the latent, as the original DiT, SparseDiT and PixArt do (three of "
-                "four), to reproduce their pictures. ComfyUI guides all of them. Nothing changes at cfg 1."
+                "Guide only the first channels of the latent, as the original DiT and SparseDiT do (three of four), "
+                "to reproduce their pictures. ComfyUI guides all of them, and so does the original PixArt as it is "
+                "usually sampled (DPM-Solver); only its forward_with_cfg guides three. Nothing changes at cfg 1."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="A DiT or PixArt, dense or sparse."),
@@ -31,8 +32,8 @@ class SparseDiTGuidance(io.ComfyNode):  # type: ignore[misc]
                     default=OFFICIAL_CHANNELS,
                     min=1,
                     max=128,
-                    tooltip="How many channels are guided, the first ones: 3 as in the original. As many as the latent "
-                    "has, or more, is ComfyUI's own guidance.",
+                    tooltip="How many channels are guided, the first ones: 3 as in the original DiT. As many as the "
+                    "latent has, or more, is ComfyUI's own guidance.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="A copy of the model with this guidance.")],
