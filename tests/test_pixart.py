@@ -20,6 +20,7 @@ from torch import nn
 
 from sparsedit_core.backbones import is_table
 from sparsedit_core.checkpoint import CheckpointError, load_checkpoint, read_checkpoint, save_checkpoint
+from sparsedit_core.checkpoint.export import export_checkpoint
 from sparsedit_core.convert import convert_dense
 from sparsedit_core.layers import attend
 from sparsedit_core.layout import SegmentLayout
@@ -335,3 +336,35 @@ def test_tables_stay_float32(dtype: torch.dtype, tmp_path: Path) -> None:
         key for key in checkpoint.state if key.endswith(("scale_shift_table", "y_embedding"))
     }
     assert {value.dtype for key, value in checkpoint.state.items() if not is_table(key)} == {dtype}
+
+
+@pytest.mark.parametrize("layout", ["official", "diffusers"])
+def test_exported_and_loaded_again(layout: Any, tmp_path: Path) -> None:
+    model = random_model(config(micro_conditioning=True, qk_norm=layout == "official"))
+    loaded = load_checkpoint(saved(model, tmp_path / "model.safetensors"), num_heads=2)
+    export_checkpoint(tmp_path / "out.safetensors", loaded, layout)
+    facts = {"num_heads": 2} | ({"base_size": 4, "position_scale": 2.0} if layout == "diffusers" else {})
+    again = load_checkpoint(tmp_path / "out.safetensors", **facts)
+    assert again.format == ("diffusers_pixart" if layout == "diffusers" else "pixart")
+    assert again.config == loaded.config
+    for key, value in loaded.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[key], value), key
+
+
+def test_a_sparse_pixart_is_not_taken_for_a_dense_one_elsewhere(tmp_path: Path) -> None:
+    """ComfyUI's own detection looks for this key, and would leave what a dense model has more of uninitialised."""
+    model = random_model(config("1+1x[1,1,1,1]+1"))
+    save_checkpoint(tmp_path / "sparse.safetensors", model)
+    assert not [key for key in load_file(tmp_path / "sparse.safetensors") if not key.startswith("sparsedit.")]
+    again = load_checkpoint(tmp_path / "sparse.safetensors").model.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
+    sparse = load_checkpoint(tmp_path / "sparse.safetensors")
+    for layout in ("official", "diffusers"):
+        with pytest.raises(CheckpointError, match="layout"):
+            export_checkpoint(tmp_path / "out.safetensors", sparse, layout)
+
+
+def test_a_scale_of_positions_is_above_zero(tmp_path: Path) -> None:
+    path = saved(random_model(config()), tmp_path / "model.safetensors", positions=False)
+    with pytest.raises(CheckpointError, match=r"position_scale is 0\.0; it must be above 0"):
+        read_checkpoint(path, num_heads=2, base_size=4, position_scale=0.0)

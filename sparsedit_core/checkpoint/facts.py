@@ -40,7 +40,12 @@ class Facts:
         for item in fields(self):
             value = getattr(self, item.name)
             for number in value if isinstance(value, tuple) else (value,):
-                if number is not None and not number >= (1 if isinstance(number, int) else 1e-3):
+                if number is None:
+                    continue
+                if item.name == "position_scale":
+                    if not number > 0:
+                        raise CheckpointError(f"position_scale is {number}; it must be above 0, such as 0.5, 1 or 2")
+                elif number < 1:
                     raise CheckpointError(f"{item.name} is {number}; it must be 1 or more")
 
     def over(self, other: Facts) -> Facts:

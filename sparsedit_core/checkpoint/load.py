@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -27,6 +28,8 @@ from .pixart import POSITIONS, diffusers_shapes, infer_pixart, pixart_table, ref
 from .records import Checkpoint, Description, Loaded, default_latent
 from .shapes import Shape, fit_problems, own_table, raise_problems
 from .unwrap import unwrap
+
+log = logging.getLogger("sparsedit")
 
 
 def read_checkpoint(
@@ -192,6 +195,13 @@ def _pixart(
         shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
     table_given = positions if isinstance(positions, Tensor) else None
     config = infer_pixart(shapes, table_given, depth, layout, facts)
+    if config.in_channels == 4 and not config.micro_conditioning and config.caption_tokens not in (120, 300):
+        log.info(
+            "the file has %d text tokens, neither alpha's 120 nor Sigma's 300: taken for PixArt-Sigma, latents scaled "
+            "by %g",
+            config.caption_tokens,
+            default_latent(config).scale,
+        )
     return config, pixart_table(config, diffusers)
 
 

@@ -22,6 +22,7 @@ from .errors import CheckpointError
 from .metadata import to_metadata
 from .records import Checkpoint, Description, Latent, Loaded, default_latent
 from .shapes import fit_problems, own_table, raise_problems
+from .unwrap import OWN_PREFIX
 
 
 def save_checkpoint(
@@ -60,7 +61,9 @@ def save_checkpoint(
     table = own_table(description.config)
     raise_problems(fit_problems(state, table, description.config), "sparsedit_core")
     header = to_metadata(description)
-    _write(path, _storable({key: state[key] for key in table}, dtype), header)
+    prefix = OWN_PREFIX if description.family == "pixart" and description.layout is not None else ""
+    tensors = _storable({key: state[key] for key in table}, dtype)
+    _write(path, {prefix + key: tensor for key, tensor in tensors.items()}, header)
 
 
 def _parts(source: Loaded | Checkpoint | nn.Module) -> tuple[Description, dict[str, Tensor]]:

@@ -25,12 +25,15 @@ _OTHER_PARTS = (
     "model_sampling.",
 )
 _WRAPPER_PREFIX = re.compile(r"^(?:module\.)+")
+OWN_PREFIX = "sparsedit."
+"""Before every key of a sparse PixArt in our layout: ComfyUI's own loaders would take it for a dense one and leave what
+they miss uninitialised; so they say that they do not know the model."""
 
 
 def unwrap(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The state dict (``ema`` > ``state_dict_ema`` > ``model`` > ``state_dict`` > the file itself) and the ``args``.
 
-    Keys lose the prefixes of DataParallel, torch.compile and ComfyUI. Values are not looked at.
+    Keys lose the prefixes of DataParallel, torch.compile, ComfyUI and our own. Values are not looked at.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"the file holds a {type(content).__name__}, expected a dictionary of tensors")
@@ -58,7 +61,7 @@ def strip_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
             break
     result: dict[str, Any] = {}
     for key, value in state.items():
-        name = _WRAPPER_PREFIX.sub("", key.replace("_orig_mod.", ""))
+        name = _WRAPPER_PREFIX.sub("", key.replace("_orig_mod.", "")).removeprefix(OWN_PREFIX)
         if name in result:
             raise CheckpointError(f"two entries are both called {name} once prefixes are removed (one is {key})")
         result[name] = value
