@@ -24,8 +24,8 @@ def _pixart_state(state: dict[str, Tensor], config: PixArtConfig, layout: Export
     """Keys of the original PixArt, with its position table, or of diffusers'; sparse ones have neither."""
     if config.layout is not None:
         raise CheckpointError(
-            f"a sparse PixArt (layout {config.layout}) has no {layout} layout: nobody else published one; save it in our "
-            "own layout"
+            f"a sparse PixArt (layout {config.layout}) has no {layout} layout: nobody else published one; save it in "
+            "our own layout"
         )
     if layout == "diffusers":
         return from_flat(state, pixart_table(config, diffusers=True))
@@ -36,7 +36,8 @@ def _pixart_state(state: dict[str, Tensor], config: PixArtConfig, layout: Export
 def export_checkpoint(path: str | os.PathLike[str], loaded: Loaded, layout: ExportFormat) -> None:
     """Write a ``.safetensors`` file with the keys of the original projects or of diffusers' ``DiTTransformer2DModel``.
 
-    A PixArt takes the layouts of the original PixArt or of ``PixArtTransformer2DModel``. Such a file holds weights alone: heads, sparse side and schedule must be given to whoever reads it.
+    A PixArt takes the layouts of the original PixArt or of ``PixArtTransformer2DModel``. Such a file holds weights
+    alone: heads, sparse side and schedule must be given to whoever reads it.
     ``CheckpointError`` for what the layout cannot say: flow models, re-added positions, a SparseDiT in diffusers.
     """
     config = loaded.config
