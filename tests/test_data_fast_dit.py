@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_models import Cli
 
 from sparsedit_core.checkpoint import Latent
 from sparsedit_core.train.data import FastDiTSource, open_source
@@ -40,6 +41,16 @@ def test_fast_dit_features_are_read_as_they_are(tmp_path: Path) -> None:
     assert same.fingerprint == source.fingerprint
     np.save(tmp_path / "imagenet256_labels" / "0.npy", np.array([1]))
     assert open_source(tmp_path).fingerprint != source.fingerprint
+
+
+def test_a_pixart_is_not_trained_on_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_features(tmp_path, [0, 1])
+    with pytest.raises(ValueError, match="class labels and no captions"):
+        open_source(tmp_path, captions=True)
+    out = tmp_path / "model.safetensors"
+    words = ("train", out, "--family", "pixart", "--data", tmp_path, "--pictures", 4, "--batch", 2, "--cpu")
+    assert "class labels and no captions" in Cli(capsys).refuses(*words)
+    assert not out.exists()
 
 
 def test_fast_dit_features_that_are_wrong(tmp_path: Path) -> None:

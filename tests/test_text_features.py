@@ -109,6 +109,22 @@ def test_a_pixart_trains_and_samples_with_them(cli: Cli, tmp_path: Path, t5: Pat
     cli.works("analyze", out, "--samples", 2, "--steps", 2, "--times", 0.5, "--budget", 1, "--json")
 
 
+def test_captions_of_pictures_in_classes(cli: Cli, tmp_path: Path, t5: Path) -> None:
+    """Sub-folders are classes, which samples with captions do not have: the model is trained and saved."""
+    pictures, data, out = tmp_path / "pictures", tmp_path / "data", tmp_path / "model.safetensors"
+    pictures.mkdir()
+    for name in ("dog", "cat"):
+        folder_of(pictures / name, 3)
+    encode(cli, pictures, data, t5)
+    plain, spoken = open_source(data), open_source(data, captions=True)
+    assert (plain.num_classes, plain.class_names, plain.caption_channels) == (2, ("cat", "dog"), None)
+    assert (spoken.num_classes, spoken.class_names, spoken.caption_channels) == (0, None, WIDTH)
+    assert isinstance(spoken.batch(0, 4)[1], Captions)
+    shape = ("--hidden-size", 16, "--heads", 2, "--depth", 1, "--patch-size", 8)
+    cli.works("train", out, "--family", "pixart", "--data", data, "--pictures", 4, "--batch", 4, "--cpu", *shape)
+    assert load_checkpoint(out).class_names is None
+
+
 def test_what_is_no_encoder_is_refused(tmp_path: Path, t5: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder"):
         TextEncoder(tmp_path / "none")

@@ -172,6 +172,9 @@ def test_other_misfits(tmp_path: Path) -> None:
     nameless = random_model(config(null_class=False, learn_sigma=False))
     with pytest.raises(ValueError, match="label_drop needs a null class"):
         go(out, Loaded(model=nameless, config=nameless.config, prediction="flow"))
+    named = Loaded(model=(found := tiny_run().model), config=found.config, prediction="flow", class_names=("a", "b"))
+    with pytest.raises(ValueError, match="2 class names for 5 classes"):  # before the first step, not at a save
+        go(out, replace(named, schedule=SCHEDULE))
     with pytest.raises(ValueError, match=r"classes of this model are 0 .. 4, found \[5"):
         go(out, source=MemorySource(highest=6))
     with pytest.raises(ValueError, match=r"distill_features=1\.0 needs a teacher"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backbone import Backbone
 from ..checkpoint import Loaded
+from ..checkpoint.metadata import check_description
 from ..conditions import has_null
 from ..config import DiTConfig, PixArtConfig
 from .distill import check_teacher
@@ -38,6 +39,7 @@ def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, 
     if options.label_drop and not has_null(loaded.config):
         raise ValueError("label_drop needs a null class or caption, which this model does not have; use label_drop=0")
     objective_name(options.objective, loaded.prediction, loaded.config)
+    check_description(loaded)  # else found out by the first save
     check_source(loaded, source)
 
 

@@ -20,8 +20,8 @@ def open_source(path: str | os.PathLike[str], *, seed: int = 0, captions: bool =
     """The training samples at ``path``: a folder of shards, one of fast-DiT features, or ``"procedural"``.
 
     ``seed`` decides the order of every epoch and what is drawn for single samples; with ``captions`` samples have their
-    captions instead of labels. Raises ``FileNotFoundError`` where
-    there is nothing and ``ValueError`` for a folder of anything else, an unfinished or a damaged one.
+    captions instead of labels. Raises ``FileNotFoundError`` where there is nothing and ``ValueError`` for a folder of
+    anything else, an unfinished or a damaged one, and for captions of data that have none.
     """
     if os.fspath(path) == PROCEDURAL:
         return ProceduralCaptions(seed) if captions else ProceduralSource(seed)
@@ -33,6 +33,11 @@ def open_source(path: str | os.PathLike[str], *, seed: int = 0, captions: bool =
     if (folder / INDEX).is_file():
         return ShardSource(folder, seed=seed, captions=captions)
     if feature_folders(folder) is not None:
+        if captions:
+            raise ValueError(
+                f"{folder} holds features of fast-DiT, which have class labels and no captions, and a PixArt is trained "
+                "on captions; encode the pictures with their texts: sparsedit encode --text-encoder DIR"
+            )
         return FastDiTSource(folder, seed=seed)
     raise ValueError(
         f"{folder} holds neither shards ({INDEX}) nor features of fast-DiT (*_features, *_labels); a folder of "

@@ -59,12 +59,13 @@ class ShardSource:
         if index.count == 0:
             raise ValueError(f"the shards in {folder} hold no picture; encode the pictures again")
         self.latent, self.input_size = index.latent, index.input_size
-        self.num_classes, self.class_names = index.num_classes, index.class_names
         if captions and index.caption_channels is None:
             raise ValueError(
                 f"the shards in {folder} hold no text features, which a PixArt is trained on; encode the pictures with "
                 "--text-encoder DIR"
             )
+        self.num_classes = 0 if captions else index.num_classes
+        self.class_names = None if captions else index.class_names
         self.caption_channels = index.caption_channels if captions else None
         self.caption_tokens = index.caption_tokens if captions else 0
         self.count: int | None = index.count
@@ -157,9 +158,9 @@ class ShardSource:
         labels = handle.get_tensor("labels")
         if labels.shape != (shard.count,) or labels.dtype != torch.int64:
             raise ValueError(f"labels {tuple(labels.shape)} {labels.dtype}, expected {shard.count} int64")
-        wrong = [label for label in labels.tolist() if not 0 <= label < self.num_classes]
+        wrong = [label for label in labels.tolist() if not 0 <= label < self.index.num_classes]
         if wrong:
-            raise ValueError(f"label {wrong[0]} is outside 0 .. {self.num_classes - 1}")
+            raise ValueError(f"label {wrong[0]} is outside 0 .. {self.index.num_classes - 1}")
         wanted = [shard.count, self.latent.channels, *self.input_size]
         for name in tensor_names(self.index.content, self.index.flip):
             shape = list(handle.get_slice(name).get_shape())
