@@ -31,6 +31,7 @@ from .diffusion import (
     with_guidance,
 )
 from .diffusion.flow import MODEL_TIME_SCALE
+from .diffusion.guidance import OFFICIAL_CHANNELS
 from .diffusion.model_time import Prediction
 from .run_record import Evaluation, measure
 from .schedule import PruningSchedule
@@ -50,7 +51,7 @@ class SampleOptions:
     ``steps``           steps of the sampler; heun evaluates the model ``2 * steps - 1`` times
     ``sampler``         None takes the first of :data:`SAMPLERS` that fits the model
     ``cfg``             guidance scale; 1 runs the conditional half alone
-    ``guided_channels`` channels that guidance moves: the official code's 3, or None for all
+    ``guided_channels`` channels that guidance moves; None takes those of the family (:func:`guided_channels`)
     ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
     ``batch``           pictures evaluated together
     """
@@ -58,7 +59,7 @@ class SampleOptions:
     steps: int = 20
     sampler: Sampler | None = None
     cfg: float = 1.0
-    guided_channels: int | None = 3
+    guided_channels: int | None = None
     schedule: PruningSchedule | None = None
     batch: int = 50
 
@@ -87,6 +88,11 @@ class Samples:
     def seconds(self) -> float:
         """Seconds spent in the model for all pictures."""
         return sum(evaluation.seconds for evaluation in self.evaluations)
+
+
+def guided_channels(loaded: Loaded) -> int:
+    """Channels that guidance moves where none are asked for: 3 of a DiT as the official code, all of a PixArt."""
+    return OFFICIAL_CHANNELS if loaded.family == "dit" else loaded.config.in_channels
 
 
 def picture_seeds(count: int, seed: int, first: int = 0) -> list[int]:
@@ -203,7 +209,7 @@ def _run(
         conditions,
         away,
         options.cfg,
-        channels=options.guided_channels,
+        channels=options.guided_channels or guided_channels(recorder.loaded),
     )
     if options.sampler in ("euler", "heun"):
         return sample_flow(model_fn, noise, options.steps, method=options.sampler)

@@ -104,7 +104,7 @@ def test_guidance_is_that_of_two_calls() -> None:
             x = x - 0.5 * (without + scale * (with_text - without))
         return x / loaded.latent.scale
 
-    settings_ = SampleOptions(steps=2, cfg=scale, guided_channels=None)
+    settings_ = SampleOptions(steps=2, cfg=scale)  # all four channels, as PixArt is sampled
     null = without_content(pixart, asked)
     assert isinstance(null, Captions)
     torch.testing.assert_close(sample(loaded, noise, asked, settings_).images, euler(null), rtol=1e-4, atol=1e-4)
@@ -112,6 +112,19 @@ def test_guidance_is_that_of_two_calls() -> None:
     found = sample(loaded, noise, asked, settings_, negative=other).images
     torch.testing.assert_close(found, euler(other), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, euler(null), atol=1e-2)
+
+
+def test_of_a_dit_three_channels_are_guided_unless_all_are_asked_for() -> None:
+    dit = tiny.random_model(tiny.config(learn_sigma=False))
+    loaded = Loaded(model=dit, config=dit.config, prediction="flow", latent=Latent())
+    noise, labels = initial_noise(loaded, 2), torch.tensor([0, 1])
+    plain, usual, full = (
+        sample(loaded, noise, labels, wanted).images
+        for wanted in (SampleOptions(1), SampleOptions(1, cfg=3.0), SampleOptions(1, cfg=3.0, guided_channels=4))
+    )
+    torch.testing.assert_close(usual[:, :3], full[:, :3])
+    torch.testing.assert_close(usual[:, 3], plain[:, 3])
+    assert not torch.allclose(full[:, 3], plain[:, 3], atol=1e-2)
 
 
 def test_batches_of_samples_are_cut_like_one(tmp_path: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsedit_core.diffusion import combine_guidance, diffusion_time, with_conditions, with_guidance
+from sparsedit_core.diffusion import combine_guidance, diffusion_time, with_conditions, with_guidance, with_labels
 
 X, T, Y = torch.ones(2, 4, 2, 2), torch.tensor([7, 7]), torch.tensor([1, 3])
 
@@ -39,6 +39,7 @@ def test_one_evaluation_on_the_doubled_batch() -> None:
 
 def test_scale_one_runs_only_the_conditional_half() -> None:
     assert torch.equal(with_guidance(labelled, Y, 10, 1.0)(X, T), with_conditions(labelled, Y)(X, T))
+    assert torch.equal(with_labels(labelled, Y)(X, T), labelled(X, T, Y))  # the name before there were captions
 
 
 def test_bad_guidance_says_what_is_wrong() -> None:

@@ -146,8 +146,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, bat
 
 def sample_options(args: argparse.Namespace, loaded: Loaded, schedule: PruningSchedule | None) -> SampleOptions:
     """What ``add_sampling`` reads, for a model."""
-    wanted = args.cfg_channels or ("all" if loaded.family == "pixart" else "3")
-    channels = None if wanted == "all" else 3
+    channels = {"3": 3, "all": loaded.config.in_channels}.get(args.cfg_channels)  # None: what fits the family
     return SampleOptions(args.steps, args.sampler, args.cfg, channels, schedule, args.batch)
 
 

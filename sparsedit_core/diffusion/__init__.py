@@ -3,7 +3,7 @@
 from .betas import linear_betas
 from .flow import flow_noise, flow_times, sample_flow
 from .gaussian import Diffusion, ModelFn
-from .guidance import combine_guidance, with_conditions, with_guidance
+from .guidance import combine_guidance, with_conditions, with_guidance, with_labels
 from .losses import flow_losses, training_losses
 from .model_time import diffusion_time
 from .noise import draw_noise, seeded_generators
@@ -29,4 +29,5 @@ __all__ = [
     "training_losses",
     "with_conditions",
     "with_guidance",
+    "with_labels",
 ]

@@ -36,6 +36,10 @@ def with_conditions(model: ConditionedModel, y: Conditions) -> ModelFn:
     return lambda x, t: model(x, t, y)
 
 
+with_labels = with_conditions
+"""The older name, of models that take labels."""
+
+
 def with_guidance(
     model: ConditionedModel,
     y: Conditions,
