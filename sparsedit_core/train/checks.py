@@ -39,8 +39,8 @@ def check_run(loaded: Loaded, out: Path, source: Source, options: TrainOptions, 
     if options.label_drop and not has_null(loaded.config):
         raise ValueError("label_drop needs a null class or caption, which this model does not have; use label_drop=0")
     objective_name(options.objective, loaded.prediction, loaded.config)
-    check_description(loaded)  # else found out by the first save
     check_source(loaded, source)
+    check_description(loaded)  # else found out by the first save
 
 
 def check_source(loaded: Loaded, source: Source) -> None:

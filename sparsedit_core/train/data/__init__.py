@@ -35,8 +35,8 @@ def open_source(path: str | os.PathLike[str], *, seed: int = 0, captions: bool =
     if feature_folders(folder) is not None:
         if captions:
             raise ValueError(
-                f"{folder} holds features of fast-DiT, which have class labels and no captions, and a PixArt is trained "
-                "on captions; encode the pictures with their texts: sparsedit encode --text-encoder DIR"
+                f"{folder} holds features of fast-DiT, which have class labels and no captions, and a PixArt is "
+                "trained on captions; encode the pictures with their texts: sparsedit encode --text-encoder DIR"
             )
         return FastDiTSource(folder, seed=seed)
     raise ValueError(
