@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ..checkpoint import Loaded
+from ..checkpoint import Latent, Loaded
+from ..checkpoint.records import SDXL_LATENT_SCALE
 from ..sampling import Samples, grid_counts, initial_noise
 from ..sheets import grid_sheet, to_pictures
 from . import options, text
@@ -21,6 +23,8 @@ from .progress import sample_with_bar
 
 SUMMARY = "sample pictures from a model"
 EXAMPLE = "sparsedit sample bundled:sparsedit --classes all --seed 3 --out pictures.png"
+
+SD1_VAE, SDXL_VAE = "SD 1 VAE", "SDXL VAE"
 
 LATENT_TO_RGB = (
     (0.3512, 0.2297, 0.3227),
@@ -79,18 +83,27 @@ def write(args: argparse.Namespace, loaded: Loaded, samples: Samples, names: lis
     latents = args.out.with_suffix(".latent")
     content = {"latent_tensor": samples.images, "latent_format_version_0": torch.zeros(0)}
     files = [write_bytes(latents, to_safetensors({key: value.contiguous() for key, value in content.items()}))]
-    note = "rough colours of the latents, not decoded"
+    note = "a rough preview of the latents, not decoded"
     return files + write_pictures(args, to_pictures(view(samples.images, loaded), zoom=4), names, note)
 
 
 def view(images: Tensor, loaded: Loaded) -> Tensor:
-    """Pictures (B, 3, H, W) as they are; of latents a rough preview, in grey where their channels are unknown."""
+    """Pictures (B, 3, H, W) as they are; of latents a rough preview, in colours of Stable Diffusion 1's, else grey."""
     if loaded.latent.kind == "pixel":
         return images
     images = loaded.latent.scale * images
-    if images.shape[1] == 4:
+    if vae_of(loaded) == SD1_VAE:
         return torch.einsum("bchw,cr->brhw", images, torch.tensor(LATENT_TO_RGB))
     return images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def vae_of(loaded: Loaded) -> str:
+    """The autoencoder that decodes a model's latents, told by their channels and scale."""
+    latent = loaded.latent
+    for name, scale in ((SD1_VAE, Latent().scale), (SDXL_VAE, SDXL_LATENT_SCALE)):
+        if latent.channels == 4 and math.isclose(latent.scale, scale, rel_tol=1e-3):
+            return name
+    return f"the VAE of these {latent.channels}-channel latents, scaled by {latent.scale:g}"
 
 
 def write_pictures(args: argparse.Namespace, pictures: list[Image.Image], names: list[str], note: str) -> list[Path]:
@@ -117,7 +130,6 @@ def _text(files: list[Path], samples: Samples, loaded: Loaded, count: int) -> st
     if grids:
         pairs.append(("sparse grids", f"{grids} evaluations, from noise to image"))
     if loaded.latent.kind == "latent":
-        pairs.append(
-            ("decoding", "put the .latent file into ComfyUI's input folder: Load Latent, then VAE Decode (SD 1 VAE)")
-        )
+        steps = f"put the .latent file into ComfyUI's input folder: Load Latent, then VAE Decode ({vae_of(loaded)})"
+        pairs.append(("decoding", steps))
     return text.facts(pairs)
