@@ -104,11 +104,27 @@ def test_sample_draws_captions(cli: Cli, tmp_path: Path) -> None:
     assert "'cat' in 'a cat' is no word of this model; it knows a, in, red" in cli.refuses(*words, "--caption", "a cat")
     assert "say what is to be drawn: --caption TEXT of the words a, in" in cli.refuses(*words)
     assert "is asked with --caption TEXT" in cli.refuses(*words, "--classes", 3)
-    assert "leave --text-encoder out" in cli.refuses(*words, "--caption", "a star", "--text-encoder", tmp_path)
+    for flag, value in (("--text-encoder", tmp_path), ("--text-tokens", 5)):
+        assert f"leave {flag} out" in cli.refuses(*words, "--caption", "a star", flag, value)
     last = ("sample", file, "--caption", "a star", "--cfg", 1, "--negative", "red")
     assert "acts through guidance" in cli.refuses(*last)
     dit = save_pixels(tmp_path / "dit.safetensors")
     assert "are for a PixArt; this model draws classes" in cli.refuses("sample", dit, "--caption", "a star")
+    assert "leave --text-tokens out" in cli.refuses("sample", dit, "--text-tokens", 5)
+    for flag, value in (("--text-encoder", tmp_path), ("--text-tokens", 5)):
+        assert f"leave {flag} out" in cli.refuses("evaluate", dit, file, "--samples", 2, flag, value)
+
+
+def test_latents_are_decoded_by_the_vae_of_their_scale(cli: Cli, tmp_path: Path) -> None:
+    """PixArt-Sigma's latents are SDXL's; Stable Diffusion 1's colours would be wrong for them."""
+    config = PixArtConfig(**PIXELS | {"in_channels": 4, "input_size": (8, 8)}, caption_channels=len(WORDS))
+    for scale, name in ((0.18215, "SD 1 VAE"), (0.13025, "SDXL VAE"), (0.5, "4-channel latents, scaled by 0.5")):
+        file, out = tmp_path / f"{scale}.safetensors", tmp_path / f"{scale}.png"
+        save_checkpoint(file, random_model(config), prediction="flow", latent=Latent(4, scale), words=WORDS)
+        said = cli.works("sample", file, "--caption", "a star", "--cfg", 1, "--steps", 1, "--out", out).out
+        assert name in said
+        red, green, blue = Image.open(out).convert("RGB").split()
+        assert (red.tobytes() == green.tobytes() == blue.tobytes()) == (scale != 0.18215)
 
 
 def test_evaluate_counts_the_attributes_of_captions(cli: Cli, tmp_path: Path) -> None:
@@ -174,8 +190,15 @@ def test_a_folder_with_captions_is_drawn_again(cli: Cli, tmp_path: Path) -> None
     words = ("evaluate", file, "--real", folder, "--features", scripted, "--samples", 4, "--steps", 1, "--seeds", 0)
     words = (*words, "--neighbours", 1, "--by-time", 2, "--json")
     (row,) = cli.works(*words, "--text-encoder", t5).json["models"]
-    assert (row["caption"], row["accuracy"]) == (None, None)
+    assert (row["caption"], row["accuracy"], row["by_time"]["told"]) == (None, None, "captions")
     assert row["frechet"]["mean"] > 0
+    null_less = tmp_path / "null_less.safetensors"
+    config = PixArtConfig(**PIXELS, caption_channels=WIDTH, caption_tokens=0)
+    save_checkpoint(null_less, random_model(config), prediction="flow", latent=Latent(3, 0.5, 1, "pixel"))
+    (bare,) = cli.works("evaluate", null_less, *words[2:], "--text-encoder", t5).json["models"]
+    assert bare["by_time"]["told"] == "captions"
+    own = save(tmp_path / "own.safetensors")  # of the procedural pictures' words, which say nothing of these
+    assert "unconditional" in cli.works("evaluate", own, *words[2:-1]).out
     assert "--text-encoder DIR" in cli.refuses(*words)
     for text in folder.glob("*.txt"):
         text.unlink()

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cli_models import Cli
+from cli_models import LAYOUT, Cli
 from PIL import Image
+from tiny_pixart import config as tiny_config
+from tiny_pixart import random_model
 from tiny_t5 import WIDTH, save_t5
 
-from sparsedit_core import load_checkpoint
+from sparsedit_core import load_checkpoint, save_checkpoint
+from sparsedit_core.checkpoint import Latent, Loaded
+from sparsedit_core.cli.jury import questions
 from sparsedit_core.conditions import Captions
+from sparsedit_core.config import PixArtConfig
 from sparsedit_core.text_encoder import TextEncoder
 from sparsedit_core.train.data import open_source
 from sparsedit_core.train.data.shard_source import ShardSource
+from sparsedit_core.train.real_pictures import FolderPictures
 
 TEXTS = ("a red star", "A small BLUE ring on grass", "star", "a ring on red grass")
 
@@ -123,6 +130,52 @@ def test_captions_of_pictures_in_classes(cli: Cli, tmp_path: Path, t5: Path) -> 
     shape = ("--hidden-size", 16, "--heads", 2, "--depth", 1, "--patch-size", 8)
     cli.works("train", out, "--family", "pixart", "--data", data, "--pictures", 4, "--batch", 4, "--cpu", *shape)
     assert load_checkpoint(out).class_names is None
+
+
+def test_ablate_takes_a_pixart_of_a_text_encoder(cli: Cli, tmp_path: Path, t5: Path) -> None:
+    pictures, data, file, plan = (tmp_path / name for name in ("pictures", "data", "model.safetensors", "plan.json"))
+    encode(cli, folder_of(pictures), data, t5)
+    (pictures / "7.txt").write_text("star")
+    config = PixArtConfig(
+        input_size=(16, 16), patch_size=4, in_channels=3, hidden_size=16, depth=5, num_heads=2, learn_sigma=False,
+        caption_channels=WIDTH, caption_tokens=6,
+    )  # fmt: skip
+    latent = open_source(data).latent
+    save_checkpoint(file, random_model(config), prediction="flow", latent=latent)
+    plan.write_text(json.dumps({"version": 1, "variants": [{"name": "one", "layout": LAYOUT, "schedule": "moving"}]}))
+    features = tmp_path / "features.pt"
+    mean = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten())
+    torch.jit.trace(mean, torch.zeros(1, 3, 16, 16)).save(str(features))
+    words = ("ablate", file, tmp_path / "out", "--plan", plan, "--data", data, "--pictures", 4, "--batch", 4, "--cpu")
+    words = (*words, "--warmup", 1, "--real", pictures, "--features", features, "--neighbours", 1)
+    words = (*words, "--samples", 4, "--steps", 1, "--by-time", 4, "--json")
+    assert "--text-encoder DIR" in cli.refuses(*words)
+    report = cli.works(*words, "--text-encoder", t5).json
+    (row,) = report["rows"]
+    assert (row["failure"], row["by_time"]["told"]) == (None, "captions")
+    assert report["settings"]["judging"]["text_encoder"] == t5.name
+    assert "cannot be resumed" in cli.refuses(*words, "--resume")
+
+
+def test_an_error_is_measured_with_the_captions_of_the_pictures(tmp_path: Path) -> None:
+    """Each with its own, though one picture has none and one does not decode."""
+    for number in range(9):
+        Image.new("RGB", (8, 8), (20 * number,) * 3).save(tmp_path / f"{number}.png")
+        if number != 3:
+            (tmp_path / f"{number}.txt").write_text(str(number))
+    (tmp_path / "5.png").write_bytes(b"no picture")
+
+    def read(texts: Sequence[str]) -> Captions:
+        return Captions(torch.tensor([[[float(text)]] for text in texts]), torch.ones(len(texts), 1, dtype=torch.bool))
+
+    config = tiny_config(caption_channels=1, caption_tokens=0)
+    loaded = Loaded(model=random_model(config), config=config, prediction="flow", latent=Latent())
+    seen = []
+    for images, asked in questions(FolderPictures(tmp_path, 8), loaded, read, 9, 2):
+        assert isinstance(asked, Captions)
+        torch.testing.assert_close((images[:, 0, 0, 0] + 1) * 127.5 / 20, asked.features[:, 0, 0])
+        seen += asked.features.flatten().tolist()
+    assert sorted(seen) == [0, 1, 2, 4, 6, 7, 8]
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path, t5: Path) -> None:

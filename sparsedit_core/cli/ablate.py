@@ -35,6 +35,7 @@ from .ablate_record import PAGE, RECORD, open_record, save, settings_of
 from .ablate_text import report_text
 from .ablating import Judge, for_training, row_of, share_of_dense
 from .analyze import DEFAULT_SCHEDULE, samples
+from .asking import add_text_encoder
 from .convert import add_positions
 from .files import check_folder, to_json
 from .jury import add_jury
@@ -87,6 +88,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--vae", type=Path, metavar="FILE", help="autoencoder of models that draw latents")
     group.add_argument("--device", default="cpu", help='where finished models are judged, e.g. "cuda" (default cpu)')
     add_jury(parser)
+    add_text_encoder(parser)
     options.add_threads(parser)
     options.add_json(parser)
 

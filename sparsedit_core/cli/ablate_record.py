@@ -14,6 +14,7 @@ from ..train.checks import check_same, weights_hash
 from ..train.source import Source
 from .ablate_text import report_markdown
 from .ablating import defaults
+from .asking import add_text_encoder
 from .files import command_line, versions, write_bytes, write_json
 from .jury import add_jury
 from .training import training_options
@@ -29,6 +30,8 @@ def settings_of(
     """Everything that decides the numbers, as JSON values: a resumed ablation must have the same."""
     training = asdict(training_options(args))
     judging = {name: getattr(args, name) for name in (*_JUDGING, *defaults(add_jury))}
+    text = {name: getattr(args, name) for name in defaults(add_text_encoder)}
+    judging |= {name: value for name, value in text.items() if value is not None}  # older records know no text
     found = {
         "training": {name: value for name, value in training.items() if name not in _UNDECISIVE},
         "dense": weights_hash(loaded.model),

@@ -21,6 +21,7 @@ from ..layout import SegmentLayout
 from ..train.ablation import Variant
 from ..train.source import Source
 from . import options
+from .asking import check_text_flags
 from .convert import to_sparse
 from .evaluate import Space, evaluate
 from .evaluate_text import METRICS
@@ -35,10 +36,10 @@ class Judge:
     def __init__(self, args: argparse.Namespace, loaded: Loaded) -> None:
         # every variant is sampled under its own schedule: those flags are about training
         own: dict[str, Any] = {"batch": args.sample_batch, "cfg_channels": None, "dtype": "float32"}
-        own |= {"text_encoder": None, "text_tokens": None}
         self.args = argparse.Namespace(**vars(args) | defaults(options.add_schedule) | own)
         self.jury = jury_from(self.args)
         check_models([(args.dense, loaded)], self.args)
+        check_text_flags(self.args, [loaded])
         self.space = Space(self.args, [loaded])
         self.pictures = real_pictures(self.args, picture_size(loaded), [loaded])
         self._real: Reality | None = None

@@ -51,11 +51,23 @@ def add_text_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_text_flags(args: argparse.Namespace, models: Sequence[Loaded]) -> None:
+    """``ValueError`` for a flag of ``add_text_encoder`` where none of the models reads a text encoder's features."""
+    given = [name for name in ("text_encoder", "text_tokens") if getattr(args, name) is not None]
+    if given and not any(isinstance(loaded.config, PixArtConfig) and loaded.words is None for loaded in models):
+        flag = f"--{given[0].replace('_', '-')}"
+        raise ValueError(
+            f"{flag} is for a PixArt that was trained with a text encoder, and no model given here was; a DiT draws "
+            f"classes, and a PixArt of words reads its own table: leave {flag} out"
+        )
+
+
 def asked_from(args: argparse.Namespace, loaded: Loaded) -> Asked:
     """What ``add_asking`` reads; ``ValueError`` where it does not fit the model."""
+    check_text_flags(args, [loaded])
     if not isinstance(loaded.config, PixArtConfig):
-        if args.caption is not None or args.negative is not None or args.text_encoder is not None:
-            raise ValueError("--caption, --negative and --text-encoder are for a PixArt; this model draws classes")
+        if args.caption is not None or args.negative is not None:
+            raise ValueError("--caption and --negative are for a PixArt; this model draws classes")
         classes = options.classes_from(args.classes or [args.default_classes], loaded)
         labels = torch.tensor(classes).repeat_interleave(args.each)
         return Asked(labels, described(loaded, labels))
@@ -78,8 +90,6 @@ def encoder(args: argparse.Namespace, loaded: Loaded) -> Callable[[Sequence[str]
     config = loaded.config
     assert isinstance(config, PixArtConfig)
     if loaded.words is not None:
-        if args.text_encoder is not None:
-            raise ValueError("the model reads words of its own table; leave --text-encoder out")
         return WordEncoder(loaded.words)
     if args.text_encoder is None:
         raise ValueError(

@@ -18,15 +18,16 @@ from ..sampling import SampleOptions, Samples, evaluation_count, grid_counts, in
 from ..train.by_time import TIMES, errors_by_time
 from ..train.evaluation import Jury, seen
 from ..train.pictures import Attributes
-from ..train.real_pictures import FolderPictures, batches
+from ..train.real_pictures import FolderPictures
 from ..vae import Autoencoder, load_autoencoder
 from . import options
-from .asking import add_text_encoder
+from .asking import add_text_encoder, check_text_flags
 from .evaluate_text import report_text, spreads
 from .files import check_ending, command_line, to_json, versions, write_json
 from .given import given_pictures, given_row
 from .jury import (
     Asker,
+    Encoder,
     Reality,
     add_jury,
     asker,
@@ -34,11 +35,12 @@ from .jury import (
     check_models,
     classes_of,
     jury_from,
-    known_conditions,
     picture_size,
+    questions,
     real_pictures,
     reality,
-    same_classes,
+    text_reader,
+    told,
 )
 from .progress import bar
 
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
     jury = jury_from(args)
     models = [(name, options.open_model(name, args)) for name in args.files]
     check_models(models, args)
+    check_text_flags(args, [loaded for _, loaded in models])
     if models and options.schedule_from(args) is not None and all(loaded.layout is None for _, loaded in models):
         raise ValueError(
             "a pruning schedule was given but every model is dense; convert one first: sparsedit convert --help"
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
     pictures = real_pictures(args, size, [loaded for _, loaded in models])
     if args.by_time is not None:
         for _, loaded in models:
-            same_classes(pictures, loaded)
+            told(pictures, loaded)
     samples = args.samples if models else given[0][1].count
     total = args.references or pictures.count or samples
     total = total + samples if pictures.count is None else min(total, pictures.count)
@@ -203,7 +206,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The verdicts on one model."""
     seeds: list[dict[str, Any]] = []
-    account, ask = Account(), asker(loaded, args, real.pictures)
+    encode = text_reader(args, loaded)
+    account, ask = Account(), asker(loaded, real.pictures, encode)
     for seed in args.seeds:
         account = Account()
         label, total = f"{Path(name).stem}, seed {seed}", args.samples * evaluation_count(settings(loaded, args))
@@ -223,7 +227,7 @@ def evaluate(
         "sparse_grids": account.grids,
     }
     if args.by_time is not None:
-        row["by_time"] = by_time(name, loaded, args, real, space)
+        row["by_time"] = by_time(name, loaded, args, real, space, encode)
     return row
 
 
@@ -256,20 +260,21 @@ def sampled(
         yield space.to_pictures(loaded, samples.images), shown
 
 
-def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, space: Space) -> dict[str, Any]:
+def by_time(
+    name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, space: Space, encode: Encoder | None
+) -> dict[str, Any]:
     """The errors of the prediction on the first real pictures, by time; ``ValueError`` for fewer than two of them."""
     drawn: list[Tensor] = []
     given: list[Any] = []
     count = args.by_time if real.pictures.count is None else min(args.by_time, real.pictures.count)
-    for images, shown in batches(real.pictures, 0, count, args.batch):
-        if len(images):
-            drawn.append(space.from_pictures(loaded, images))
-            given.append(known_conditions(real.pictures, loaded, shown, len(images)))
+    for images, asked in questions(real.pictures, loaded, encode, count, args.batch):
+        drawn.append(space.from_pictures(loaded, images))
+        given.append(asked)
     readable = sum(map(len, given))
     if readable < 2:
         raise ValueError(
-            f"only {readable} of the first {count} real pictures can be read; an error by time needs 2: give a larger "
-            "--by-time, or replace the damaged files"
+            f"only {readable} of the first {count} real pictures can be read{' and have a caption' if encode else ''}; "
+            "an error by time needs 2: give a larger --by-time, or replace the damaged files"
         )
     with bar(len(TIMES) * readable, f"{Path(name).stem}, by time", "evaluations") as progress:
         schedule = options.schedule_from(args, loaded.schedule) if loaded.layout is not None else None
@@ -282,4 +287,5 @@ def by_time(name: str, loaded: Loaded, args: argparse.Namespace, real: Reality, 
             progress=progress,
         )
     what = "velocity" if loaded.prediction == "flow" else "noise"
-    return {"predicts": what, "pictures": readable, "times": [entry.to_json() for entry in found]}
+    times = [entry.to_json() for entry in found]
+    return {"predicts": what, "told": told(real.pictures, loaded), "pictures": readable, "times": times}

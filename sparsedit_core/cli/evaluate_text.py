@@ -103,4 +103,7 @@ def time_table(models: list[dict[str, Any]]) -> str:
             rows.append(["  sparse grid", *("x".join(map(str, e["sparse_grid"])) for e in entries)])
     count = models[0]["by_time"]["pictures"]
     note = f"mean squared error of the prediction on {count} real pictures, same noise for all; time 1 is pure noise"
+    alone = [row["file"] for row in models if row.get("by_time", {}).get("told") == "nothing"]
+    if alone:
+        note += f"\nunconditional, as the pictures show nothing that the model could be told: {', '.join(alone)}"
     return text.table(["error by time", *times], rows) + "\n" + note

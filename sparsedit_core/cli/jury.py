@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import Loaded
-from ..conditions import Conditions, has_null, without_content
+from ..conditions import Captions, Conditions, has_null, without_content
 from ..config import DiTConfig
 from ..train.evaluation import Jury, PictureSet, seen, union
 from ..train.extractors import Preparation, ScriptedNetwork, judge_features, judge_logits
@@ -25,6 +26,8 @@ from .pictures import check_fits, conditions_of, knows_pictures
 
 PROCEDURAL = (SIDE, SIDE, len(CLASS_NAMES))
 _ASKED_SEED = 1000  # of the captions that models are asked with, above that of the references
+Encoder = Callable[[Sequence[str]], Captions]
+Told = Literal["classes", "captions", "nothing"]
 Asker = Callable[[int, int, int], tuple[Tensor | Attributes | None, Conditions]]
 """Seed, first and count of samples to what they should show and what they are asked with."""
 
@@ -194,53 +197,80 @@ def classes_of(loaded: Loaded) -> int | None:
     return len(CLASS_NAMES) if knows_pictures(loaded) else None
 
 
-def same_classes(pictures: RealPictures, loaded: Loaded) -> bool:
-    """Whether what pictures show is what the model is asked with; ``ValueError`` where not and without a null class."""
-    if len(pictures.class_names) == (classes_of(loaded) or 0) > 0:
-        return True
-    if not has_null(loaded.config):
-        known = f"{classes_of(loaded)} and no null class; give one sub-folder for each class"
-        if not isinstance(loaded.config, DiTConfig):
-            known = "captions but holds no null caption, which stands for pictures without any; give another model"
-        raise ValueError(f"the real pictures are of {len(pictures.class_names)} classes, the model knows {known}")
-    return False
+def told(pictures: RealPictures, loaded: Loaded) -> Told:
+    """What a model is told of real pictures while its error is measured: what they show, if it knows that.
 
-
-def known_conditions(
-    pictures: RealPictures, loaded: Loaded, shown: Tensor | Attributes | None, count: int
-) -> Conditions:
-    """What a model is asked with for ``count`` real pictures: what they show if it knows that, else nothing.
-
-    ``ValueError`` for a model without a null class or caption.
+    ``ValueError`` for a PixArt of a text encoder without texts beside the pictures, and where nothing can be told and
+    the model has no null class or caption.
     """
-    if same_classes(pictures, loaded) and shown is not None:
-        if isinstance(shown, Attributes):
-            return conditions_of(loaded, shown)
-        if isinstance(loaded.config, DiTConfig):
-            return shown
-    return without_content(loaded.model, spread_conditions(loaded, count))
+    if isinstance(loaded.config, DiTConfig):
+        if len(pictures.class_names) == loaded.config.num_classes > 0:
+            return "classes"
+        known = f"{loaded.config.num_classes} and no null class; give one sub-folder for each class"
+    else:
+        if not knows_pictures(loaded):
+            texts_beside(pictures)
+            return "captions"
+        if isinstance(pictures, HeldOutPictures):
+            return "captions"
+        known = "captions of the procedural pictures but holds no null caption, which stands for others; leave --real"
+    if not has_null(loaded.config):
+        raise ValueError(f"the real pictures are of {len(pictures.class_names)} classes, the model knows {known}")
+    return "nothing"
 
 
-def asker(loaded: Loaded, args: argparse.Namespace, pictures: RealPictures) -> Asker:
+def questions(
+    pictures: RealPictures, loaded: Loaded, encode: Encoder | None, count: int, size: int
+) -> Iterator[tuple[Tensor, Conditions]]:
+    """Those of the first ``count`` real pictures that can be read, in batches, and what a model is asked with for each.
+
+    It is what :func:`told` says; pictures without a caption are left out where captions are told.
+    """
+    what = told(pictures, loaded)
+    if encode is not None and isinstance(pictures, FolderPictures):
+        for start in range(0, count, size):
+            images, texts = pictures.with_captions(start, min(size, count - start))
+            if texts:
+                yield images, encode(texts)
+        return
+    for images, shown in batches(pictures, 0, count, size):
+        if what == "nothing" and len(images):
+            yield images, without_content(loaded.model, spread_conditions(loaded, len(images)))
+        elif len(images):
+            assert shown is not None
+            yield images, conditions_of(loaded, shown) if isinstance(shown, Attributes) else shown
+
+
+def texts_beside(pictures: RealPictures) -> list[str]:
+    """The captions beside real pictures; ``ValueError`` where there are none."""
+    texts = pictures.captions() if isinstance(pictures, FolderPictures) else []
+    if not texts:
+        raise ValueError("a PixArt is asked with captions; give pictures with .txt files beside them: --real FOLDER")
+    return texts
+
+
+def text_reader(args: argparse.Namespace, loaded: Loaded) -> Encoder | None:
+    """How the texts beside real pictures are read for a PixArt; ``None`` for a model that is asked with others."""
+    return None if isinstance(loaded.config, DiTConfig) or knows_pictures(loaded) else encoder(args, loaded)
+
+
+def asker(loaded: Loaded, pictures: RealPictures, encode: Encoder | None) -> Asker:
     """What samples should show, and the conditions that ask for it: classes in turn, or captions.
 
     Captions of the procedural pictures are those of held-out ones, others for each seed; else they are the texts beside
-    the real pictures, in turn. ``ValueError`` where there are none.
+    the real pictures, in turn, read by ``encode``. ``ValueError`` where there are none.
     """
     if isinstance(loaded.config, DiTConfig):
         classes = loaded.config.num_classes
         return lambda _, first, count: (labels := torch.arange(first, first + count) % classes, labels)
-    if knows_pictures(loaded):
+    if encode is None:
 
         def held_out(seed: int, first: int, count: int) -> tuple[Attributes, Conditions]:
             shown = attributes(first, count, seed=_ASKED_SEED + seed, split="heldout")
             return shown, conditions_of(loaded, shown)
 
         return held_out
-    texts = pictures.captions() if isinstance(pictures, FolderPictures) else []
-    if not texts:
-        raise ValueError("a PixArt is asked with captions; give pictures with .txt files beside them: --real FOLDER")
-    encode = encoder(args, loaded)
+    texts = texts_beside(pictures)
 
     def beside(_: int, first: int, count: int) -> tuple[None, Conditions]:
         return None, encode([texts[number % len(texts)] for number in range(first, first + count)])

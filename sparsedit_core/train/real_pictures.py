@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .data.crop import UndecodableError, read_picture
-from .data.folder import caption, scan_folder
+from .data.folder import Picture, caption, scan_folder
 from .pictures import CLASS_NAMES, Attributes, attributes, pictures
 
 logger = logging.getLogger("sparsedit")
@@ -83,6 +83,7 @@ class FolderPictures:
         self.count: int = len(found.pictures)
         self.skipped: set[str] = set()
         self._pictures = [found.pictures[place] for place in _shuffled(self.count).tolist()]
+        self._spoken: list[tuple[Picture, str]] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -91,12 +92,32 @@ class FolderPictures:
 
     def captions(self) -> list[str]:
         """The captions beside the pictures, in their order; those without one are left out."""
-        return [text for text in (caption(self.root, picture.name) for picture in self._pictures) if text]
+        return [text for _, text in self._with_text()]
+
+    def with_captions(self, first: int, size: int) -> tuple[Tensor, list[str]]:
+        """Of the pictures that have a caption those from ``first``, as in :meth:`batch`, and their captions."""
+        part = self._with_text()[first : first + size]
+        together, places = self._read([picture for picture, _ in part])
+        return together, [part[place][1] for place in places]
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Tensor | None]:
         """See :class:`RealPictures`."""
-        images, labels = [], []
-        for picture in self._pictures[first : first + size]:
+        part = self._pictures[first : first + size]
+        together, places = self._read(part)
+        labels = torch.tensor([part[place].label for place in places], dtype=torch.int64)
+        return together, labels if self.class_names else None
+
+    def _with_text(self) -> list[tuple[Picture, str]]:
+        """The pictures that have a caption; their texts are read once."""
+        if self._spoken is None:
+            texts = [(picture, caption(self.root, picture.name)) for picture in self._pictures]
+            self._spoken = [(picture, text) for picture, text in texts if text]
+        return self._spoken
+
+    def _read(self, part: list[Picture]) -> tuple[Tensor, list[int]]:
+        """Those that decode, (n, 3, H, W), and their places in ``part``."""
+        images, places = [], []
+        for place, picture in enumerate(part):
             try:
                 images.append(read_picture(self.root / picture.name, self.side).float() / 127.5 - 1)
             except UndecodableError as error:
@@ -104,9 +125,8 @@ class FolderPictures:
                     logger.warning("%s does not decode and is left out: %s", picture.name, error)
                 self.skipped.add(picture.name)
                 continue
-            labels.append(picture.label)
-        together = torch.stack(images) if images else torch.zeros(0, 3, self.side, self.side)
-        return together, torch.tensor(labels, dtype=torch.int64) if self.class_names else None
+            places.append(place)
+        return torch.stack(images) if images else torch.zeros(0, 3, self.side, self.side), places
 
 
 class ArrayPictures:
