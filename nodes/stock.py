@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_base
+import comfy.supported_models
 import torch
 from comfy.ldm.pixart.pixartms import PixArtMS
 from torch import Tensor
 
 from ..sparsedit_core.backbones import is_table
-from ..sparsedit_core.checkpoint import Checkpoint, Latent
+from ..sparsedit_core.checkpoint import Checkpoint, Latent, default_latent
 from ..sparsedit_core.checkpoint.facts import Facts
 from ..sparsedit_core.checkpoint.pixart import NULL, infer_pixart
 from ..sparsedit_core.checkpoint.records import Description
 from ..sparsedit_core.checkpoint.shapes import fit_problems, own_table, raise_problems
+from ..sparsedit_core.config import PixArtConfig
 
 _PREFIX = "diffusion_model."
 _ALPHA_TOKENS = 120  # text tokens of PixArt-alpha; Sigma has 300
+_BASE = 64  # core rounds the latent's side to a multiple of this for its positions
 
 
 def is_stock(model: Any) -> bool:
@@ -37,16 +40,14 @@ def stock_name(model: Any) -> str:
 
 def stock_description(model: Any) -> Description:
     """What core's PixArt is; ``ValueError`` for what core can be told to build but our PixArt is not."""
-    inner, network = model.model, model.model.diffusion_model
+    network = model.model.diffusion_model
     shapes = {key: tuple(weight.shape) for key, weight in network.state_dict().items()}
     if not _has_null_caption(model):
         shapes.pop(NULL)
-    grid, scale = _positions(network)
+    grid, scale = _positions(model)
     facts = Facts(num_heads=network.num_heads, base_size=(grid, grid), position_scale=scale)
     config = infer_pixart(shapes, None, len(network.blocks), None, facts)
-    return Description(
-        config=config, format="pixart", latent=Latent(config.in_channels, inner.latent_format.scale_factor)
-    )
+    return Description(config=config, format="pixart", latent=_latent(model, config))
 
 
 def stock_checkpoint(model: Any) -> Checkpoint:
@@ -78,16 +79,34 @@ def _copy(weight: Tensor, name: str) -> Tensor:
     return weight.detach().to("cpu", copy=True)
 
 
-def _positions(network: PixArtMS) -> tuple[int, float]:
-    """Base grid and scale that give core's positions: those of base 32, whatever the size of the picture.
+def _latent(model: Any, config: PixArtConfig) -> Latent:
+    """Core's latents, unless core calls the model Sigma, as its loader does with all that have no size conditioning.
 
-    Core takes the base of every size from that size, so that only base / scale is its own. Where it has stored
-    positions of 256 pixels it divides by zero; there PixArt-alpha counts from 16, Sigma from 32.
+    A latent format that a node put on the MODEL is no fact of the model and carried over as it is.
     """
-    if network.micro_conditioning:
-        return 64, 2.0
-    alpha = len(network.y_embedder.y_embedding) == _ALPHA_TOKENS
-    return (16, 1.0) if network.pe_interpolation == 0 and alpha else (32, 1.0)
+    inner = model.model
+    if isinstance(inner.model_config, comfy.supported_models.PixArtSigma):
+        return default_latent(config)
+    return Latent(config.in_channels, inner.latent_format.scale_factor)
+
+
+def _positions(model: Any) -> tuple[int, float]:
+    """Base grid and scale that give core's positions at the size the model was trained at.
+
+    Core takes the base from the picture's size, and the scale too where the file stores no positions: base / scale is
+    then 32 at every size. Stored positions fix the scale (``pe_interpolation``). Core's positions then change with the
+    size of the picture, while those of the original and ours do not: both are the same at the stored size alone.
+    For stored positions of 256 pixels core divides by zero; there PixArt-alpha counts from 16, Sigma from 32.
+    """
+    network, settings = model.model.diffusion_model, model.model.model_config.unet_config
+    scale = network.pe_interpolation
+    if not scale or network.pe_precision is not None:
+        if network.micro_conditioning:
+            return 64, 2.0
+        alpha = len(network.y_embedder.y_embedding) == _ALPHA_TOKENS
+        return (16, 1.0) if scale == 0 and alpha else (32, 1.0)
+    side = settings.get("input_size", _BASE * scale)
+    return max(1, round(side / _BASE)) * _BASE // network.patch_size, float(scale)
 
 
 @dataclass(frozen=True)

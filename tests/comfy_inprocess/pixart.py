@@ -49,26 +49,40 @@ def load(layout: str | None = None, name: str = "pixart.safetensors", *, dtype: 
     return run("SparseDiTLoadCheckpoint", checkpoint=name, weight_dtype=dtype)
 
 
-def stock(seed: int = 0, *, micro: bool = False, dtype: torch.dtype = torch.float32, factory: bool = True) -> Any:
-    """ComfyUI's own dense PixArt with the weights of :func:`core`, as its loaders build it."""
-    state = core(seed=seed, micro_conditioning=micro).state_dict()
-    made = build(state, micro, dtype)
+def stock(
+    seed: int = 0,
+    *,
+    micro: bool = False,
+    dtype: torch.dtype = torch.float32,
+    factory: bool = True,
+    rows: int = ROWS,
+    **settings: Any,
+) -> Any:
+    """ComfyUI's own dense PixArt with the weights of :func:`core`, as its loaders build it.
+
+    ``settings`` are more of what ComfyUI's detection finds out: ``image_model``, ``pe_interpolation``, ``input_size``.
+    """
+    state = core(seed=seed, micro_conditioning=micro, caption_tokens=rows).state_dict()
+    settings |= {"micro_condition": micro, "model_max_length": rows}
+    made = build(state, dtype, settings)
     if factory and hasattr(made, "cached_patcher_init"):
-        made.cached_patcher_init = (build, (state, micro, dtype))
+        made.cached_patcher_init = (build, (state, dtype, settings))
     return made
 
 
-def build(state: dict[str, Tensor], micro: bool, dtype: torch.dtype, disable_dynamic: bool = False) -> Any:
+def build(
+    state: dict[str, Tensor], dtype: torch.dtype, settings: dict[str, Any], disable_dynamic: bool = False
+) -> Any:
     """ComfyUI's loader finds only PixArts of width 1152, so the tiny one is built as it would."""
     import comfy.model_patcher
     import comfy.supported_models
 
-    wanted = comfy.supported_models.PixArtAlpha(
-        {
-            "image_model": "pixart_alpha", "num_heads": HEADS, "patch_size": 2, "hidden_size": WIDTH, "in_channels": 4,
-            "depth": 7, "caption_channels": TEXT, "model_max_length": ROWS, "micro_condition": micro,
-        }
-    )  # fmt: skip
+    found = {
+        "image_model": "pixart_alpha", "num_heads": HEADS, "patch_size": 2, "hidden_size": WIDTH, "in_channels": 4,
+        "depth": 7, "caption_channels": TEXT, **settings,
+    }  # fmt: skip
+    alpha = found["image_model"] == "pixart_alpha"
+    wanted = (comfy.supported_models.PixArtAlpha if alpha else comfy.supported_models.PixArtSigma)(found)
     wanted.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     inner = wanted.get_model(state)
     inner.load_model_weights(dict(state), "")

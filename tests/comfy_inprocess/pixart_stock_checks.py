@@ -151,12 +151,40 @@ def check_a_null_caption_that_core_drew_is_not_kept() -> None:
 
 def check_positions_of_stored_256_pixels() -> None:
     positions = pack("nodes.stock")._positions
-    model = stock().model.diffusion_model
-    assert positions(model) == (32, 1.0)
-    model.pe_interpolation = 0  # what core reads off a position table of 16 x 16
-    assert positions(model) == (32, 1.0)
-    model.y_embedder.y_embedding = torch.zeros(120, 4)
-    assert positions(model) == (16, 1.0)
+    assert positions(stock()) == (32, 1.0)
+    stored = {"pe_interpolation": 0, "input_size": 32}  # what core reads off a position table of 16 x 16
+    assert positions(stock(**stored)) == (32, 1.0)
+    assert positions(stock(rows=120, **stored)) == (16, 1.0)
+
+
+def check_positions_that_a_file_stores() -> None:
+    """ComfyUI fixes the stretch by their size; at that size the converted model is the stock one."""
+    for side, scale, base in ((64, 1, 32), (96, 1, 64), (128, 2, 64)):
+        model = stock(pe_interpolation=scale, input_size=side)
+        sparse = convert(model, IDENTITY, "identity")
+        config = sparse.model.sparsedit.config
+        assert (config.grid, config.position_scale) == ((base, base), scale)
+        x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(2))
+        inputs = x, T[:1], CAPTIONS[:1]
+        close(evaluate(sparse, *inputs, sparse_grid=(side // 2, side // 2)), evaluate(model, *inputs))
+    # at another size ComfyUI's positions are others than those of training; ours stay, as in the original
+    inputs = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(2)), T[:1], CAPTIONS[:1]
+    found = evaluate(sparse, *inputs, sparse_grid=(32, 32))
+    close(found, evaluate(stock(), *inputs))
+    assert not torch.allclose(found, evaluate(model, *inputs), atol=1e-2)
+
+
+def check_latents_where_comfyui_guesses_sigma() -> None:
+    """It does for every PixArt without size conditioning; 120 text tokens are alpha's."""
+    import comfy.latent_formats
+
+    for rows, form, scale in ((120, comfy.latent_formats.SD15, 0.18215), (300, comfy.latent_formats.SDXL, 0.13025)):
+        model = stock(rows=rows, image_model="pixart_sigma")
+        assert isinstance(model.model.latent_format, comfy.latent_formats.SDXL)
+        sparse = convert(model)
+        assert sparse.model.sparsedit.latent.scale == scale
+        assert isinstance(sparse.model.latent_format, form)
+        assert sparse.model.sparsedit_origin[0].read().latent.scale == scale
 
 
 def check_stock_in_other_weight_types() -> None:
@@ -195,7 +223,7 @@ def check_a_file_through_comfyuis_own_loader() -> None:
         assert torch.equal(weight, network.state_dict()[key]), key
     config = sparse.model.sparsedit.config
     assert (config.caption_tokens, config.num_heads, config.position_scale) == (120, 16, 1.0)
-    assert sparse.model.sparsedit.latent.scale == model.model.latent_format.scale_factor
+    assert sparse.model.sparsedit.latent.scale == 0.18215
     inputs = torch.randn(1, 4, 64, 32), T[:1], torch.randn(1, 3, 4096)
     close(evaluate(sparse, *inputs, sparse_grid=(32, 16)), evaluate(model, *inputs), 1e-4)
     load("0+1x[1,0,1,0]+0", "alpha512_sparse.safetensors", **wide)
