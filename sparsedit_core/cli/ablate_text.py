@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import text
 from .evaluate_text import METRICS, MISSING, real_line
 
-HEADER = (
-    "variant", "layout", "sparse grid", "MACs of dense", "training loss", "error of prediction",
-    *(title for title, *_ in METRICS.values()),
-)  # fmt: skip
+HEADER = ("variant", "layout", "sparse grid", "MACs of dense", "training loss", "error of prediction")
+
+
+def judged(report: Mapping[str, Any]) -> list[str]:
+    """The metrics that say something about this model: those of captions are not for classes, nor the other way."""
+    found = [report["floor"] or {}, *report["rows"]]
+    return [name for name in METRICS if any(entry.get(name) is not None for entry in found)]
 
 
 def report_text(report: Mapping[str, Any]) -> str:
     """The table and what it was made with."""
-    rows = [cells(row) for row in report["rows"]]
-    return "\n".join([text.table(HEADER, rows), "", *notes(report)])
+    names = judged(report)
+    rows = [cells(row, names) for row in report["rows"]]
+    return "\n".join([text.table(titles(names), rows), "", *notes(report)])
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """The same as a page of Markdown."""
-    rows = [HEADER, ["---", "---", "---", *["---:"] * (len(HEADER) - 3)], *(cells(row) for row in report["rows"])]
+    names = judged(report)
+    header = titles(names)
+    rows = [header, ["---", "---", "---", *["---:"] * (len(header) - 3)], *(cells(row, names) for row in report["rows"])]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(report)), "", f"`{report['command']}`", ""])
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def titles(names: Sequence[str]) -> tuple[str, ...]:
+    """The table's header with these metrics."""
+    return (*HEADER, *(METRICS[name][0] for name in names))
+
+
+def cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """One row of the table."""
     failed = row["failure"] is not None
     return [
@@ -37,7 +48,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{100 * row['macs_ratio']:.1f} %",
         "diverged" if failed and row["loss"] is None else _number(row["loss"], 5),
         _number(row["error"], 5),
-        *("no pictures" if failed and row["loss"] is not None else metric_text(name, row[name]) for name in METRICS),
+        *("no pictures" if failed and row["loss"] is not None else metric_text(name, row[name]) for name in names),
     ]
 
 
@@ -72,7 +83,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"noise and labels for all; {report['references']} real pictures ({report['real']}), features of "
         f"{report['features']}",
     ]
-    found += [f"{title}: {real_line(name, floor)}" for name, (title, *_) in METRICS.items()] if floor else []
+    found += [f"{METRICS[name][0]}: {real_line(name, floor)}" for name in judged(report)] if floor else []
     for chosen in report["suggestions"]:
         also = "" if chosen["row"] == chosen["name"] else f", which is the row {chosen['row']!r}"
         share = f"{100 * chosen['budget']:.1f} % of the dense model's MACs"
