@@ -6,7 +6,7 @@ from typing import Any
 
 import files
 import torch
-from comfy_pack import model_folder, node, run
+from comfy_pack import model_folder, node, pack, run
 from load_checks import error_of
 from pixart import SPARSE, load, stock
 from pixart_stock_checks import convert, patch
@@ -97,13 +97,34 @@ def check_families_and_shapes_that_do_not_fit() -> None:
     assert "CLIP Text Encode" in error_of(lambda: label.execute(classes="1", model=load()))
 
 
-def check_our_sparse_file_in_comfyuis_own_loader_is_an_error() -> None:
-    """It takes such a file for a PixArt without blocks; its message must not be a picture of noise."""
-    import comfy.sd
+def check_our_sparse_file_in_comfyuis_own_loaders_is_an_error() -> None:
+    """At the one width that they know, where such blocks pass for a dense PixArt's and the picture would be noise.
 
-    load(SPARSE, "sparse.safetensors")
-    try:
-        made = comfy.sd.load_diffusion_model(str(model_folder() / "sparse.safetensors"))
-    except (RuntimeError, ValueError, KeyError):
-        return
-    assert made is None, "ComfyUI's loader takes it"
+    Its keys are what they stumble over: without our prefix they take it.
+    """
+    import comfy.sd
+    from comfy.model_detection import model_config_from_unet
+    from safetensors.torch import load_file
+
+    config = full_width("0+1x[1,0,1,0]+0")
+    shapes = pack("sparsedit_core.pixart").PixArt(config, device="meta").state_dict()
+    state = {key: torch.zeros(value.shape, dtype=torch.bfloat16) for key, value in shapes.items()}
+    checkpoints, path = pack("sparsedit_core.checkpoint"), model_folder() / "own.safetensors"
+    checkpoints.save_checkpoint(path, checkpoints.Checkpoint(config=config, state=state))
+    for loader in (comfy.sd.load_diffusion_model, comfy.sd.load_checkpoint_guess_config):
+        message = ""
+        try:
+            loader(str(path))
+        except RuntimeError as error:
+            message = str(error)
+        assert "Could not detect model type" in message, f"{loader.__name__}: {message or 'it takes the file'}"
+    bare = {key.removeprefix("sparsedit."): value for key, value in load_file(path).items()}
+    assert bare.keys() == state.keys()
+    assert model_config_from_unet(bare, "") is not None, "ComfyUI would not take it anyway: this proves nothing"
+    files.remove(path.name)
+
+
+def full_width(layout: str) -> Any:
+    """Two blocks of PixArt-XL's width."""
+    parsed = pack("sparsedit_core.layout").SegmentLayout.parse(layout)
+    return pack("sparsedit_core.config").PixArtConfig(depth=2, layout=parsed)

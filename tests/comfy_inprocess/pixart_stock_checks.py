@@ -119,8 +119,10 @@ def check_rebuilt_clones() -> None:
             rebuilt = model.clone(disable_dynamic=True)
             assert not rebuilt.is_dynamic()
             assert rebuilt.model is not model.model
-            assert torch.equal(evaluate(rebuilt), evaluate(model))
-            assert torch.equal(sample(rebuilt, steps=2), sample(model, steps=2))
+            close(evaluate(rebuilt), evaluate(model))
+            # weights left in their file begin where its header ends, copies at multiples of 64: sums round otherwise
+            found, wanted = (sample(m, steps=2) for m in (rebuilt, model))
+            assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
 def check_without_a_factory_the_stock_weights_are_kept() -> None:
