@@ -15,7 +15,7 @@ from comfy_env import PACK, find_comfyui
 from tiny_pixart import config
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparsedit_core.bench import BenchCase, build_models, comfyui_folders, measure_schedules, profile_case
+from sparsedit_core.bench import BenchCase, ComfyUI, build_models, comfyui_folders, measure_schedules, profile_case
 from sparsedit_core.bench.training import RandomSource, TrainCase, measure_training
 from sparsedit_core.checkpoint import Latent, Loaded
 from sparsedit_core.cost import MODELS
@@ -87,7 +87,7 @@ def test_command(cli: Cli, tmp_path: Path) -> None:
     assert "captions of 5" in text
     assert "Core ComfyUI's PixArt was not run: it was left out." in text
     assert "over core" not in text
-    assert "holds no ComfyUI" in cli.refuses(*words, "--comfyui", tmp_path)
+    assert "holds no ComfyUI" in cli.refuses(*words, "--models", "PixArt-T/2@512", "--comfyui", tmp_path)
 
 
 def test_every_preset_from_1024_pixels_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,10 +107,46 @@ def test_every_preset_from_1024_pixels_on(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert asked[3] == [replace(preset, levels=2) for preset in every]
 
 
-def test_without_any_comfyui(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_any_comfyui(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsedit_core.cli.bench.comfyui_folders", list)
-    words = ("bench", "--device", "cpu", "--models", "PixArt-T/2@64", "--layout", LAYOUT, "--repeats", 1, "--levels", 2)
+    monkeypatch.setattr("sparsedit_core.cli.bench.measure_schedules", lambda *_: [])
+    words = ("bench", "--device", "cpu", "--models", "PixArt-T/2@512", "--layout", LAYOUT, "--json")
     assert "no ComfyUI was found, give its folder with --comfyui" in cli.works(*words).out
+
+
+def test_sizes_that_core_cannot_be_compared_at(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A ComfyUI that is only found stands beside the other sizes; one that was named is refused before measuring."""
+    comfyui, measured = ComfyUI("9.9", None, None), {}
+
+    def measure(case: BenchCase, _schedules: Any, _repeats: int, _progress: Any, beside: ComfyUI | None) -> list[Any]:
+        measured[case.size] = beside
+        return []
+
+    monkeypatch.setattr("sparsedit_core.cli.bench.comfyui_folders", lambda: [tmp_path])
+    monkeypatch.setattr("sparsedit_core.cli.bench.load_comfyui", lambda _: comfyui)
+    monkeypatch.setattr("sparsedit_core.cli.bench.measure_schedules", measure)
+    words = ("bench", "--device", "cpu", "--layout", LAYOUT, "--json", "--models")
+    without = cli.works(*words, "PixArt-T/2@256", "PixArt-T/2@512", "PixArt-T/2@768").json["without_core"]
+    assert measured == {256: None, 512: comfyui, 768: None}
+    assert "PixArt-T/2@256: core's PixArt has the positions of ours on multiples of 512 pixels" in without
+    assert "PixArt-T/2@768: core's PixArt" in without
+    assert "PixArt-T/2@512" not in without
+    measured.clear()
+    assert cli.works(*words, "PixArt-T/2@512", "PixArt-T/2@1024").json["without_core"] is None
+    assert measured == {512: comfyui, 1024: comfyui}
+    measured.clear()
+    refused = cli.refuses(*words, "PixArt-T/2@512", "PixArt-T/2@256", "--comfyui", tmp_path)
+    assert "--comfyui cannot be measured with PixArt-T/2@256: core's PixArt" in refused
+    assert not measured
+
+
+def test_small_pictures_beside_a_found_comfyui(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sparsedit_core.cli.bench.comfyui_folders", lambda: [tmp_path])
+    words = ("bench", "--device", "cpu", "--models", "PixArt-T/2@64", "--layout", LAYOUT, "--repeats", 1, "--levels", 2)
+    for profile in ((), ("--profile",)):
+        text = cli.works(*words, *profile).out
+        assert "Core ComfyUI's PixArt was not run: PixArt-T/2@64: core's PixArt has the positions" in text
+        assert "core ComfyUI's dense" not in text
 
 
 @pytest.mark.parametrize("comfy", find_comfyui()[:1], ids=str)

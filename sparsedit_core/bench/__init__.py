@@ -1,7 +1,7 @@
 """Measured speed of dense and sparse models of one size, side by side, with random weights."""
 
 from .case import BenchCase, CaseModels, Mode, build_models
-from .comfyui import ComfyUI, comfyui_folders, load_comfyui
+from .comfyui import ComfyUI, comfyui_folders, load_comfyui, why_not_core
 from .measure import Measurement, measure_case, measure_schedules
 from .profiling import OpTime, profile_case
 
@@ -18,4 +18,5 @@ __all__ = [
     "measure_case",
     "measure_schedules",
     "profile_case",
+    "why_not_core",
 ]

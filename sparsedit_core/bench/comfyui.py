@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import BackboneConfig, PixArtConfig
 from ..pixart import PixArt
 
 _FILES = ("main.py", "nodes.py", "folder_paths.py", "comfy/model_base.py")
@@ -96,17 +97,28 @@ def _on_path(root: Path) -> Iterator[None]:
         sys.path.remove(str(root))
 
 
+def why_not_core(config: BackboneConfig) -> str | None:
+    """Why core's dense PixArt cannot run beside the dense model of this config; ``None`` where it can, or no PixArt."""
+    if not isinstance(config, PixArtConfig) or not any(side % _BASE for side in config.input_size):
+        return None
+    return (
+        f"core's PixArt has the positions of ours on multiples of {8 * _BASE} pixels, not on latents of "
+        f"{config.input_size[0]}x{config.input_size[1]}; measure at 512 or 1024 pixels"
+    )
+
+
 class CorePixArt(nn.Module):
-    """Core's dense PixArt with the very weights of ours, called like ours; the noise alone comes out."""
+    """Core's dense PixArt with the very weights of ours, called like ours; the noise alone comes out.
+
+    ``ValueError`` where core's is another model (:func:`why_not_core`).
+    """
 
     def __init__(self, model: PixArt, comfyui: ComfyUI) -> None:
         super().__init__()
         config, weight = model.config, model.x_embedder.proj.weight
-        if any(side % _BASE for side in config.input_size):
-            raise ValueError(
-                f"core's PixArt has the positions of ours on multiples of {8 * _BASE} pixels, not on latents of "
-                f"{config.input_size[0]}x{config.input_size[1]}; measure at 512 or 1024 pixels"
-            )
+        reason = why_not_core(config)
+        if reason is not None:
+            raise ValueError(reason)
         self.model = comfyui.model_class(
             patch_size=config.patch_size,
             in_channels=config.in_channels,

@@ -20,6 +20,7 @@ from ..bench import (
     load_comfyui,
     measure_schedules,
     profile_case,
+    why_not_core,
 )
 from ..bench.measure import every_grid
 from ..config import PixArtConfig
@@ -96,13 +97,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--stretch is about the training loop; add --training")
     groups = [group for device in devices(args.device) for group in device_cases(args, device)]
     cases = [case for case, _ in groups]
-    beside, without = core_comfyui(args, cases)
+    comfyui, without = core_comfyui(args, cases)
     report: dict[str, Any] = {"machine": machine(cases), "without_core": without, "cases": []}
     if args.profile:
-        profiles = [(case, profile_case(case, comfyui=beside)) for case in cases]
+        profiles = [(case, profile_case(case, comfyui=beside(case, comfyui))) for case in cases]
         report["cases"] = [{"case": caption(case), "operations": operations_json(found)} for case, found in profiles]
     else:
-        measurements = measure(groups, 3 if args.quick else args.repeats, beside)
+        measurements = measure(groups, 3 if args.quick else args.repeats, comfyui)
         report["cases"] = [measurement.to_json() for measurement in measurements]
     if args.json:
         print(to_json(report))
@@ -115,23 +116,41 @@ def run(args: argparse.Namespace) -> None:
 
 
 def core_comfyui(args: argparse.Namespace, cases: list[BenchCase]) -> tuple[ComfyUI | None, str | None]:
-    """The ComfyUI to measure beside PixArt, or ``None`` and why there is none.
+    """The ComfyUI to measure beside PixArt, if any, and why not beside all of them (``None``: beside all).
 
-    A folder that was asked for must work (``ValueError``); one that is only found may not.
+    A folder that was asked for must work, at every size that was (``ValueError``); one that is only found may not.
     """
-    if not any(isinstance(case.dense_config, PixArtConfig) for case in cases):
+    pixarts = [case for case in cases if isinstance(case.dense_config, PixArtConfig)]
+    if not pixarts:
         return None, None
     if args.comfyui is not None and str(args.comfyui) == "none":
         return None, "it was left out"
+    reasons = {asked_name(case): why_not_core(case.dense_config) for case in pixarts}
+    refused = {size: reason for size, reason in reasons.items() if reason is not None}
     if args.comfyui is not None:
+        for size, reason in refused.items():
+            raise ValueError(f"--comfyui cannot be measured with {size}: {reason}, or give --comfyui none")
         return load_comfyui(args.comfyui), None
+    without = "; ".join(f"{size}: {reason}" for size, reason in refused.items()) or None
+    if len(refused) == len(reasons):
+        return None, without
     found = comfyui_folders()
     if not found:
         return None, "no ComfyUI was found, give its folder with --comfyui"
     try:
-        return load_comfyui(found[0]), None
+        return load_comfyui(found[0]), without
     except ValueError as error:
         return None, str(error)
+
+
+def asked_name(case: BenchCase) -> str:
+    """As the model is named in --models."""
+    return f"{case.name}@{case.size}"
+
+
+def beside(case: BenchCase, comfyui: ComfyUI | None) -> ComfyUI | None:
+    """The ComfyUI, where core's PixArt can run beside this case."""
+    return comfyui if why_not_core(case.dense_config) is None else None
 
 
 def run_training(args: argparse.Namespace) -> None:
@@ -222,13 +241,13 @@ def measure(groups: list[Group], repeats: int, comfyui: ComfyUI | None) -> list[
         results = []
         for case, wanted in groups:
             bar.set_description(caption(case, schedule=False))
-            results += measure_schedules(case, wanted, repeats, progress, comfyui)
+            results += measure_schedules(case, wanted, repeats, progress, beside(case, comfyui))
         return results
 
 
 def references(case: BenchCase, comfyui: ComfyUI | None) -> int:
     """Dense models that are timed: ours, and two stacks of a DiT or core's PixArt."""
-    return 1 + (comfyui is not None) if isinstance(case.dense_config, PixArtConfig) else 3
+    return 1 + (beside(case, comfyui) is not None) if isinstance(case.dense_config, PixArtConfig) else 3
 
 
 def machine(cases: list[BenchCase]) -> dict[str, Any]:
