@@ -28,7 +28,8 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     """The same as a page of Markdown."""
     names = judged(report)
     header = titles(names)
-    rows = [header, ["---", "---", "---", *["---:"] * (len(header) - 3)], *(cells(row, names) for row in report["rows"])]
+    rule = ["---", "---", "---", *["---:"] * (len(header) - 3)]
+    rows = [header, rule, *(cells(row, names) for row in report["rows"])]
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(report)), "", f"`{report['command']}`", ""])
 
