@@ -18,10 +18,9 @@ from ..sparsedit_core.checkpoint.facts import Facts
 from ..sparsedit_core.checkpoint.pixart import NULL, infer_pixart
 from ..sparsedit_core.checkpoint.records import Description
 from ..sparsedit_core.checkpoint.shapes import fit_problems, own_table, raise_problems
-from ..sparsedit_core.config import PixArtConfig
+from ..sparsedit_core.config import ALPHA_TOKENS, PixArtConfig
 
 _PREFIX = "diffusion_model."
-_ALPHA_TOKENS = 120  # text tokens of PixArt-alpha; Sigma has 300
 _BASE = 64  # core rounds the latent's side to a multiple of this for its positions
 
 
@@ -103,7 +102,7 @@ def _positions(model: Any) -> tuple[int, float]:
     if not scale or network.pe_precision is not None:
         if network.micro_conditioning:
             return 64, 2.0
-        alpha = len(network.y_embedder.y_embedding) == _ALPHA_TOKENS
+        alpha = len(network.y_embedder.y_embedding) == ALPHA_TOKENS
         return (16, 1.0) if scale == 0 and alpha else (32, 1.0)
     side = settings.get("input_size", _BASE * scale)
     return max(1, round(side / _BASE)) * _BASE // network.patch_size, float(scale)

@@ -11,6 +11,8 @@ from .layout import SegmentLayout
 
 Semantics = Literal["original", "diffusers"]
 Family = Literal["dit", "pixart"]
+ALPHA_TOKENS, SIGMA_TOKENS = 120, 300
+"""Text tokens of PixArt-alpha and of PixArt-Sigma."""
 
 ConfigT = TypeVar("ConfigT", bound="BackboneConfig")
 
@@ -150,7 +152,7 @@ class PixArtConfig(BackboneConfig):
     """
 
     caption_channels: int = 4096
-    caption_tokens: int = 120
+    caption_tokens: int = ALPHA_TOKENS
     micro_conditioning: bool = False
     qk_norm: bool = False
     position_scale: float = 1.0

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from .config import BackboneConfig, DiTConfig, PixArtConfig, check_side
+from .config import ALPHA_TOKENS, SIGMA_TOKENS, BackboneConfig, DiTConfig, PixArtConfig, check_side
 from .layout import Role, SegmentLayout
 from .tokens import Grid, check_grid, default_sparse_grid
 
@@ -31,7 +31,6 @@ Convention = Literal["executed", "algorithm", "paper"]
 Parts = Counter[tuple[str, str]]
 
 NORM, FREQUENCIES = 4, 256  # element-wise operations of a LayerNorm; width of the timestep features
-CAPTION = 120  # text tokens of PixArt-alpha, for files that hold no null caption
 
 _WIDTHS = {"XL": (1152, 28, 16), "L": (1024, 24, 16), "B": (768, 12, 12), "S": (384, 12, 6)}
 MODELS: dict[str, BackboneConfig] = {
@@ -48,7 +47,9 @@ MODELS |= {
     if side <= 128
 }
 MODELS |= {
-    f"PixArt-Sigma-XL/2{size}": PixArtConfig(input_size=(side, side), position_scale=side / 64, caption_tokens=300)
+    f"PixArt-Sigma-XL/2{size}": PixArtConfig(
+        input_size=(side, side), position_scale=side / 64, caption_tokens=SIGMA_TOKENS
+    )
     for size, side in _SIZES.items()
 }
 """The sizes of the DiT paper (ImageNet classes, 256 px) and the released PixArt-alpha and -Sigma (CHECKPOINTS 2)."""
@@ -146,14 +147,14 @@ def model_config(model: str | BackboneConfig, layout: SegmentLayout | str | None
 
 
 def caption_length(config: BackboneConfig, wanted: int | None = None) -> int:
-    """Text tokens of a caption: those ``wanted``, else the null caption's, else 120; 0 of a model of classes."""
+    """Text tokens of a caption: those ``wanted``, else the null caption's, else alpha's; 0 of a model of classes."""
     if not isinstance(config, PixArtConfig):
         if wanted is not None:
             raise ValueError(f"captions of {wanted} tokens were given for a model of classes; leave them out")
         return 0
     if wanted is not None and wanted < 1:
         raise ValueError(f"a caption of {wanted} tokens cannot be read; give 1 or more")
-    return wanted or config.caption_tokens or CAPTION
+    return wanted or config.caption_tokens or ALPHA_TOKENS
 
 
 def token_grid(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from .conditions import Captions
+from .config import ALPHA_TOKENS
 from .extras import imported
 
 _BLOCK = 1 << 22
@@ -25,7 +26,7 @@ class TextEncoder:
     ``ValueError`` where transformers is missing.
     """
 
-    LENGTH: ClassVar[int] = 120
+    LENGTH: ClassVar[int] = ALPHA_TOKENS
 
     def __init__(
         self, folder: Path, *, length: int = LENGTH, width: int | None = None, device: str = "cpu"

@@ -1,12 +1,13 @@
-"""A DiTConfig from the shapes of a flat state dict and the facts that shapes do not hold."""
+"""A config from the shapes of a flat state dict and the facts that shapes do not hold."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
-from ..config import DiTConfig, Semantics, check_side
+from ..config import ConfigT, DiTConfig, Semantics, check_side
 from ..layout import SegmentLayout
 from .errors import CheckpointError, listed
 from .facts import Facts
@@ -20,23 +21,52 @@ OFFICIAL_SIDE = 8  # semantic_size of training, of both published logs and of sa
 _IMAGENET = 1000
 _IMAGE_SIDE = 32  # latent side of a 256-pixel picture
 
-_ANCHORS: dict[str, int] = {  # key: number of dimensions
-    "x_embedder.proj.weight": 4,
-    LABEL_TABLE: 2,
-    "final_layer.linear.weight": 2,
-    "blocks.0.mlp.fc1.weight": 2,
-}
+ANCHORS: dict[str, int] = {"x_embedder.proj.weight": 4, "final_layer.linear.weight": 2, "blocks.0.mlp.fc1.weight": 2}
+"""Tensors that sizes of every family are read off: number of dimensions by key."""
 
 
-def check_anchors(shapes: Mapping[str, Shape]) -> None:
-    """Raise ``CheckpointError`` unless the tensors that sizes are read off exist with as many dimensions as needed."""
+def check_anchors(shapes: Mapping[str, Shape], own: str) -> None:
+    """Raise ``CheckpointError`` unless the tensors that sizes are read off exist with as many dimensions as needed.
+
+    ``own`` is the matrix that the family adds to :data:`ANCHORS`.
+    """
     wrong = [
         f"{key} is {shapes.get(key, 'absent')}, expected {rank} dimensions"
-        for key, rank in _ANCHORS.items()
+        for key, rank in (ANCHORS | {own: 2}).items()
         if len(shapes.get(key, ())) != rank
     ]
     if wrong:
         raise CheckpointError(f"the model's sizes cannot be read off the file: {listed(wrong)}")
+    hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    if min(hidden, channels, patch) < 1:
+        raise CheckpointError(f"x_embedder.proj.weight has the empty shape {shapes['x_embedder.proj.weight']}")
+
+
+def infer_shared(
+    shapes: Mapping[str, Shape], depth: int, layout: SegmentLayout | None, facts: Facts, grid: tuple[int, int]
+) -> dict[str, Any]:
+    """What a config of any family takes, from flat shapes and the token ``grid`` of its positions."""
+    hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    return {
+        "input_size": (grid[0] * patch, grid[1] * patch),
+        "patch_size": patch,
+        "in_channels": channels,
+        "hidden_size": hidden,
+        "depth": depth,
+        "num_heads": infer_heads(hidden, facts),
+        "mlp_ratio": _ratio(shapes["blocks.0.mlp.fc1.weight"][0], hidden),
+        "learn_sigma": shapes["final_layer.linear.weight"][0] != patch * patch * channels,
+        "layout": layout,
+        "sparse_side": _side(grid, facts.sparse_side, layout),
+    }
+
+
+def configured(config: type[ConfigT], **values: Any) -> ConfigT:
+    """The config of these values; what it refuses is a ``CheckpointError``."""
+    try:
+        return config(**values)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def infer_config(
@@ -46,37 +76,16 @@ def infer_config(
     facts: Facts,
     semantics: Semantics,
 ) -> DiTConfig:
-    """The config of a model with these flat shapes; requires :func:`check_anchors`.
+    """The config of a DiT with these flat shapes; requires :func:`check_anchors`.
 
     Raises ``CheckpointError`` when a fact is needed that nobody gave; the message names the keyword.
     """
-    hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
-    if min(hidden, channels, patch) < 1:
-        raise CheckpointError(f"x_embedder.proj.weight has the empty shape {shapes['x_embedder.proj.weight']}")
     if facts.depth is not None and facts.depth != depth:
         raise CheckpointError(f"the training args say depth {facts.depth} but the file has {depth} blocks")
     classes, null = _classes(shapes[LABEL_TABLE][0], facts.num_classes)
-    grid = _grid(shapes.get("pos_embed"), facts.base_size, patch)
-    try:
-        return DiTConfig(
-            input_size=(grid[0] * patch, grid[1] * patch),
-            patch_size=patch,
-            in_channels=channels,
-            hidden_size=hidden,
-            depth=depth,
-            num_heads=infer_heads(hidden, facts),
-            mlp_ratio=infer_ratio(shapes["blocks.0.mlp.fc1.weight"][0], hidden),
-            num_classes=classes,
-            null_class=null,
-            learn_sigma=shapes["final_layer.linear.weight"][0] != patch * patch * channels,
-            layout=layout,
-            sparse_side=infer_side(grid, facts.sparse_side, layout),
-            semantics=semantics,
-        )
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    grid = _grid(shapes.get("pos_embed"), facts.base_size, shapes["x_embedder.proj.weight"][2])
+    shared = infer_shared(shapes, depth, layout, facts, grid)
+    return configured(DiTConfig, **shared, num_classes=classes, null_class=null, semantics=semantics)
 
 
 def infer_heads(hidden: int, facts: Facts) -> int:
@@ -127,7 +136,7 @@ def _grid(table: Shape | None, given: tuple[int, int] | None, patch: int) -> tup
     return grid
 
 
-def infer_side(grid: tuple[int, int], wanted: int | None, layout: SegmentLayout | None) -> int:
+def _side(grid: tuple[int, int], wanted: int | None, layout: SegmentLayout | None) -> int:
     """Side of the sparse grid of a model with this dense ``grid``: given, or the official one."""
     if layout is None:
         return OFFICIAL_SIDE
@@ -135,10 +144,13 @@ def infer_side(grid: tuple[int, int], wanted: int | None, layout: SegmentLayout 
         log.info(
             "the file does not store the sparse side: using the official %d; sparse_side= changes it", OFFICIAL_SIDE
         )
-    return check_side(wanted or OFFICIAL_SIDE, grid)
+    try:
+        return check_side(wanted or OFFICIAL_SIDE, grid)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def infer_ratio(mlp: int, hidden: int) -> float:
+def _ratio(mlp: int, hidden: int) -> float:
     """mlp / hidden, such that int(hidden * ratio) is mlp in spite of rounding."""
     ratio = mlp / hidden
     return ratio if int(hidden * ratio) == mlp else math.nextafter(ratio, math.inf)

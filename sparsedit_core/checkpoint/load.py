@@ -13,14 +13,23 @@ import torch
 from torch import Tensor
 
 from ..backbones import is_table, new_model
-from ..config import BackboneConfig, DiTConfig, Family, PixArtConfig, Semantics, check_side
+from ..config import ALPHA_TOKENS, SIGMA_TOKENS, BackboneConfig, DiTConfig, Family, PixArtConfig, Semantics, check_side
 from ..layout import SegmentLayout
 from ..tokens import sincos_table
 from .detect import Format, detect, is_pixart
 from .errors import CheckpointError
 from .facts import Facts, facts_from_args, facts_from_config
 from .files import read_file
-from .formats import DIFFUSERS_POSITIONS, Table, dense_roles, diffusers_table, flat_table, join, sparsedit_table
+from .formats import (
+    DIFFUSERS_POSITIONS,
+    LABEL_TABLE,
+    Table,
+    dense_roles,
+    diffusers_table,
+    flat_table,
+    join,
+    sparsedit_table,
+)
 from .infer import check_anchors, infer_config
 from .layouts import count_blocks, flat_layout, sparsedit_layout
 from .metadata import check_description, from_metadata
@@ -169,7 +178,7 @@ def _dit(
     layout, table, depth = _table(format_name, state)
     try:
         shapes = _flat_shapes(state, table)
-        check_anchors(shapes)
+        check_anchors(shapes, LABEL_TABLE)
         if format_name == "diffusers_dit":
             facts = facts.over(facts_from_config(path, shapes["x_embedder.proj.weight"][0], "dit"))
         return infer_config(shapes, depth, layout, facts, semantics or "original"), table
@@ -195,11 +204,14 @@ def _pixart(
         shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
     table_given = positions if isinstance(positions, Tensor) else None
     config = infer_pixart(shapes, table_given, depth, layout, facts)
-    if config.in_channels == 4 and not config.micro_conditioning and config.caption_tokens not in (120, 300):
+    told = config.micro_conditioning or config.caption_tokens in (ALPHA_TOKENS, SIGMA_TOKENS)
+    if config.in_channels == 4 and not told:
         log.info(
-            "the file has %d text tokens, neither alpha's 120 nor Sigma's 300: taken for PixArt-Sigma, latents scaled "
+            "the file has %d text tokens, neither alpha's %d nor Sigma's %d: taken for PixArt-Sigma, latents scaled "
             "by %g",
             config.caption_tokens,
+            ALPHA_TOKENS,
+            SIGMA_TOKENS,
             default_latent(config).scale,
         )
     return config, pixart_table(config, diffusers)

@@ -20,7 +20,7 @@ from ..tokens import Grid, sincos_table
 from .errors import CheckpointError, listed
 from .facts import Facts
 from .formats import Table
-from .infer import infer_heads, infer_ratio, infer_side
+from .infer import check_anchors, configured, infer_shared
 
 log = logging.getLogger("sparsedit")
 
@@ -30,12 +30,7 @@ _MICRO = "csize_embedder.mlp.0.weight"
 _RELEASED_POSITIONS = {True: ((64, 64), 2.0), False: ((32, 32), 1.0)}  # PixArt-alpha 1024 px; 512 px and every Sigma
 _RELEASED_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
-_ANCHORS = {
-    "x_embedder.proj.weight": 4,
-    "y_embedder.y_proj.fc1.weight": 2,
-    "final_layer.linear.weight": 2,
-    "blocks.0.mlp.fc1.weight": 2,
-}
+_TEXT = "y_embedder.y_proj.fc1.weight"
 _DIFFUSERS = {
     "x_embedder.proj": ("pos_embed.proj",),
     "t_embedder.mlp.0": ("adaln_single.emb.timestep_embedder.linear_1",),
@@ -120,41 +115,19 @@ def infer_pixart(
 
     Raises ``CheckpointError`` when a fact is needed that nobody gave; the message names the keyword.
     """
-    wrong = [
-        f"{key} is {shapes.get(key, 'absent')}, expected {rank} dimensions"
-        for key, rank in _ANCHORS.items()
-        if len(shapes.get(key, ())) != rank
-    ]
-    if wrong:
-        raise CheckpointError(f"the model's sizes cannot be read off the file: {listed(wrong)}")
-    hidden, channels, patch, _ = shapes["x_embedder.proj.weight"]
-    if min(hidden, channels, patch) < 1:
-        raise CheckpointError(f"x_embedder.proj.weight has the empty shape {shapes['x_embedder.proj.weight']}")
+    check_anchors(shapes, _TEXT)
     micro = _MICRO in shapes
-    grid, scale = _positions(positions, facts, hidden, micro)
+    grid, scale = _positions(positions, facts, shapes["x_embedder.proj.weight"][0], micro)
     null = shapes.get(NULL, (0, 0))
-    try:
-        return PixArtConfig(
-            input_size=(grid[0] * patch, grid[1] * patch),
-            patch_size=patch,
-            in_channels=channels,
-            hidden_size=hidden,
-            depth=depth,
-            num_heads=infer_heads(hidden, facts),
-            mlp_ratio=infer_ratio(shapes["blocks.0.mlp.fc1.weight"][0], hidden),
-            learn_sigma=shapes["final_layer.linear.weight"][0] != patch * patch * channels,
-            layout=layout,
-            sparse_side=infer_side(grid, facts.sparse_side, layout),
-            caption_channels=shapes["y_embedder.y_proj.fc1.weight"][1],
-            caption_tokens=null[0] if len(null) == 2 else 0,
-            micro_conditioning=micro,
-            qk_norm=any(key.endswith(".attn.q_norm.weight") for key in shapes),
-            position_scale=scale,
-        )
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
+    return configured(
+        PixArtConfig,
+        **infer_shared(shapes, depth, layout, facts, grid),
+        caption_channels=shapes[_TEXT][1],
+        caption_tokens=null[0] if len(null) == 2 else 0,
+        micro_conditioning=micro,
+        qk_norm=any(key.endswith(".attn.q_norm.weight") for key in shapes),
+        position_scale=scale,
+    )
 
 
 def _positions(table: Tensor | None, facts: Facts, hidden: int, micro: bool) -> tuple[Grid, float]:

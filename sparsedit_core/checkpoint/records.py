@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..config import BackboneConfig, Family, PixArtConfig
+from ..config import ALPHA_TOKENS, BackboneConfig, Family, PixArtConfig
 from ..diffusion.model_time import Prediction
 from ..layout import SegmentLayout
 from ..schedule import PruningSchedule
@@ -17,7 +17,6 @@ from .detect import Format
 
 SD_LATENT_SCALE = 0.18215  # the Stable Diffusion 1 autoencoder, of every released DiT and PixArt-alpha
 SDXL_LATENT_SCALE = 0.13025  # PixArt-Sigma
-_ALPHA_TOKENS = 120  # text tokens of PixArt-alpha; Sigma has 300
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,9 @@ def default_latent(config: BackboneConfig) -> Latent:
     """For files that do not say: 3 channels are pixels, anything else latents of Stable Diffusion 1, of SDXL for
     PixArt-Sigma.
 
-    A PixArt counts as Sigma unless it has size conditioning or the 120 text tokens of alpha.
+    A PixArt counts as Sigma unless it has size conditioning or the text tokens of alpha.
     """
-    alpha = not isinstance(config, PixArtConfig) or config.micro_conditioning or config.caption_tokens == _ALPHA_TOKENS
+    alpha = not isinstance(config, PixArtConfig) or config.micro_conditioning or config.caption_tokens == ALPHA_TOKENS
     if not alpha and config.in_channels == 4:
         return Latent(4, SDXL_LATENT_SCALE)
     return Latent(3, 1.0, 1, "pixel") if config.in_channels == 3 else Latent(config.in_channels)

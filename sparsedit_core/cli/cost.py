@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint import read_checkpoint
 from ..config import BackboneConfig
-from ..convert import DEFAULT_LAYOUTS
+from ..convert import DEFAULT_LAYOUTS, usual_layout
 from ..cost import MODELS, caption_length, macs, model_config, token_grid
 from ..diffusion.model_time import Prediction
 from ..sampling import evaluation_times
@@ -99,11 +99,6 @@ def _model(args: argparse.Namespace) -> Subject:
     default = None if checkpoint.layout is not None else usual_layout(checkpoint.config)
     config = model_config(checkpoint.config, args.layout or default)
     return Subject(config, checkpoint.latent.factor, checkpoint.schedule, checkpoint.prediction)
-
-
-def usual_layout(config: BackboneConfig) -> str | None:
-    """The paper's layout for a dense model, ``None`` where it has none."""
-    return DEFAULT_LAYOUTS.get((config.family, config.depth))
 
 
 def count(found: Subject, args: argparse.Namespace, schedule: PruningSchedule | None) -> dict[str, Any]:
