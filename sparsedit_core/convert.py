@@ -28,16 +28,22 @@ DEFAULT_LAYOUTS = {
 """The paper's layouts by family and depth (PAPERS 1.1)."""
 
 
-def default_layout(config: BackboneConfig) -> SegmentLayout:
-    """The paper's layout for this backbone; ``ValueError`` where it has none."""
+def usual_layout(config: BackboneConfig) -> SegmentLayout | None:
+    """The paper's layout for this backbone, ``None`` where it has none."""
     text = DEFAULT_LAYOUTS.get((config.family, config.depth))
-    if text is None:
+    return None if text is None else SegmentLayout.parse(text)
+
+
+def default_layout(config: BackboneConfig) -> SegmentLayout:
+    """:func:`usual_layout`; ``ValueError`` where there is none."""
+    found = usual_layout(config)
+    if found is None:
         known = ", ".join(f"{family} of {depth} blocks" for family, depth in DEFAULT_LAYOUTS)
         raise ValueError(
             f"the paper has no layout for a {config.family} of {config.depth} blocks (it has for {known}); give one, "
             'such as "1+1x[1,3,1,1]+1" for 8 blocks'
         )
-    return SegmentLayout.parse(text)
+    return found
 
 
 def convert_config(

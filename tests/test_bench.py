@@ -110,7 +110,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "says"),
     [
         (["--models", "DiT-XL/2"], "write MODEL@PIXELS"),
-        (["--models", "DiT-L/2@256"], "24 blocks, for which there is no usual layout"),
+        (["--models", "DiT-L/2@256"], "no layout for a dit of 24 blocks"),
         (["--device", "cpu", "--modes", "cuda-graphs"], "needs a CUDA device"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
         (["--models", "DiT-S/2@256", "--layout", "2+2"], "has 4 blocks but the model has 12"),

@@ -22,16 +22,19 @@ from ..config import BackboneConfig, PixArtConfig
 from ..pixart import PixArt
 
 _FILES = ("main.py", "nodes.py", "folder_paths.py", "comfy/model_base.py")
-_PYTHONS = (".venv/bin/python", ".venv/Scripts/python.exe", "venv/bin/python", "venv/Scripts/python.exe")
+_PYTHONS = (
+    ".venv/bin/python", ".venv/Scripts/python.exe", "venv/bin/python", "venv/Scripts/python.exe",
+    "../python_embeded/python.exe",
+)  # fmt: skip
 _BASE = 64  # core rounds the latent's side to a multiple of this for its positions, which below half of it is none
 _LIMIT = 1e-4  # largest difference of float32 outputs, over the largest value
 
 
-def comfyui_folders() -> list[Path]:
-    """Installations of ComfyUI: $COMFYUI_PATH (one or several), around a custom_nodes folder with this pack,
+def comfyui_folders(pack: Path = Path(__file__)) -> list[Path]:
+    """Installations of ComfyUI: $COMFYUI_PATH (one or several), around a custom_nodes folder with the ``pack``,
     comfy-cli's, the usual places."""
     paths = [Path(path) for path in os.environ.get("COMFYUI_PATH", "").split(os.pathsep) if path]
-    paths += [parent.parent for parent in Path(__file__).resolve().parents if parent.name == "custom_nodes"]
+    paths += [parent.parent for parent in pack.resolve().parents if parent.name == "custom_nodes"]
     home = Path.home()
     for folder in (".config", "Library/Application Support", "AppData/Local"):
         paths += _comfy_cli(home / folder / "comfy-cli" / "config.ini")
@@ -39,6 +42,11 @@ def comfyui_folders() -> list[Path]:
         paths += sorted(place.glob("ComfyUI*")) if place.is_dir() else []
     found = dict.fromkeys(path.resolve() for path in paths)
     return [path for path in found if all((path / name).is_file() for name in _FILES)]
+
+
+def own_pythons(root: Path) -> list[Path]:
+    """The Pythons of an installation's own environments."""
+    return [root / name for name in _PYTHONS if (root / name).is_file()]
 
 
 def _comfy_cli(config: Path) -> list[Path]:
@@ -80,7 +88,7 @@ def load_comfyui(root: Path) -> ComfyUI:
             operations = importlib.import_module("comfy.ops").disable_weight_init
             version = importlib.import_module("comfyui_version").__version__
     except ImportError as error:
-        own = [root / name for name in _PYTHONS if (root / name).is_file()]
+        own = own_pythons(root)
         python = str(own[0]) if own else "the Python it is installed for"
         raise ValueError(
             f"the ComfyUI in {root} does not run in this Python ({error}); run the benchmark with {python}"

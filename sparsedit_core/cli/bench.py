@@ -24,12 +24,13 @@ from ..bench import (
 )
 from ..bench.measure import every_grid
 from ..config import PixArtConfig
+from ..convert import default_layout
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
 from . import bench_training, options
 from .bench_text import caption, operations_json, profile_text, report_text
-from .cost import LAYOUTS_HELP, usual_layout
+from .cost import LAYOUTS_HELP
 from .files import check_ending, to_json, versions, write_json
 
 SUMMARY = "measure dense and sparse seconds per step side by side, with random weights"
@@ -214,13 +215,10 @@ def model_case(name: str, args: argparse.Namespace) -> BenchCase:
         raise ValueError(
             f"cannot read {name!r} in --models; write MODEL@PIXELS like DiT-XL/2@256, MODEL one of {', '.join(MODELS)}"
         )
-    wanted = args.layout or usual_layout(MODELS[model])
-    if wanted is None:
-        depth = MODELS[model].depth
-        raise ValueError(f"{model} has {depth} blocks, for which there is no usual layout; give one with --layout")
+    layout = SegmentLayout.parse(args.layout) if args.layout else default_layout(MODELS[model])
     schedule = options.schedule_from(args, default_schedule(int(size)))
     assert schedule is not None  # there is a default
-    case = BenchCase(model, int(size), SegmentLayout.parse(wanted), schedule, args.steps or 250)
+    case = BenchCase(model, int(size), layout, schedule, args.steps or 250)
     return replace(case, caption_tokens=args.caption_tokens if case.captions else None)
 
 
