@@ -3,6 +3,7 @@ convention, and the facts that are asked before a model is built."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,8 @@ class ComfyBackbone:
     config: BackboneConfig
     vae: str
     """The autoencoder to name when a latent does not fit."""
+    predict: Callable[..., Tensor]
+    """A family's own method: the core's forward for x, timesteps, context and conditions as ComfyUI calls them."""
 
     def __init__(
         self,
@@ -108,10 +111,6 @@ class ComfyBackbone:
             return self.predict(x, timesteps, context, **kwargs)[:, : self.config.in_channels]
         finally:
             self.comfy_attention.options = None
-
-    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor | None, **kwargs: Any) -> Tensor:
-        """The core's forward, with what ComfyUI calls its arguments."""
-        raise NotImplementedError
 
 
 class ModelConfig(comfy.supported_models_base.BASE):  # type: ignore[misc]
