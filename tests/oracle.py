@@ -86,7 +86,14 @@ class Oracle:
         else:
             q = self.linear(f"{name}.attn.q", h)
             k, v = self.linear(f"{name}.attn.kv", source).chunk(2, -1)
-        width = dim // self.config.num_heads
+        return self.heads(*self.normed(name, q, k), v)
+
+    def normed(self, name: str, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as the heads take them; a DiT normalises neither."""
+        return q, k
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        width = self.config.hidden_size // self.config.num_heads
         heads = []
         for head in range(self.config.num_heads):
             part = slice(head * width, (head + 1) * width)

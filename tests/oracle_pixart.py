@@ -74,21 +74,13 @@ class PixArtOracle(Oracle):
         hidden = F.gelu(self.linear(f"{name}.mlp.fc1", self.norm(x, shift2, scale2)), approximate="tanh")
         return x + gate2 * self.linear(f"{name}.mlp.fc2", hidden)
 
-    def attention(self, name: str, h: Tensor, source: Tensor) -> Tensor:
+    def normed(self, name: str, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if f"{name}.attn.q_norm.weight" not in self.weights:
-            return super().attention(name, h, source)
-        dim = self.config.hidden_size
-        if f"{name}.attn.qkv.weight" in self.weights:
-            q = self.linear(f"{name}.attn.qkv", h)[..., :dim]
-            k, v = self.linear(f"{name}.attn.qkv", source)[..., dim:].chunk(2, -1)
-        else:
-            q = self.linear(f"{name}.attn.q", h)
-            k, v = self.linear(f"{name}.attn.kv", source).chunk(2, -1)
-        q, k = (
-            F.layer_norm(value, (dim,), self.weights[f"{name}.attn.{n}.weight"], self.weights[f"{name}.attn.{n}.bias"])
-            for n, value in (("q_norm", q), ("k_norm", k))
-        )
-        return self.heads(q, k, v)
+            return q, k
+        return self.affine_norm(f"{name}.attn.q_norm", q), self.affine_norm(f"{name}.attn.k_norm", k)
+
+    def affine_norm(self, name: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
     def read_text(self, name: str, x: Tensor) -> Tensor:
         """Each picture's tokens attend to those tokens of its caption that count."""
@@ -98,12 +90,3 @@ class PixArtOracle(Oracle):
             k, v = self.linear(f"{name}.kv_linear", text).chunk(2, -1)
             read.append(self.heads(self.linear(f"{name}.q_linear", picture[None]), k, v))
         return self.linear(f"{name}.proj", torch.cat(read))
-
-    def heads(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        width = self.config.hidden_size // self.config.num_heads
-        heads = []
-        for head in range(self.config.num_heads):
-            part = slice(head * width, (head + 1) * width)
-            scores = q[..., part] @ k[..., part].transpose(1, 2) / width**0.5
-            heads.append(scores.softmax(-1) @ v[..., part])
-        return torch.cat(heads, -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from golden_files import relative_difference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import Oracle
-from tiny import GRIDS, LAYOUTS, MODULES, SPARSE_LAYOUTS, config, inputs, random_model
+from tiny import GRIDS, LAYOUTS, MODULES, SPARSE_LAYOUTS, Ops, config, inputs, random_model
 from torch import nn
 
 from sparsedit_core.convert import convert_dense
@@ -140,17 +139,6 @@ def test_a_grid_above_the_picture_is_refused() -> None:
     model = random_model(config("1+1x[1,1,1,1]+1"))
     with pytest.raises(ValueError, match="sparse_grid is 5x4 but the picture has 4x4"):
         model(*inputs(model.config), sparse_grid=(5, 4))
-
-
-class Ops:
-    """torch's layers, counted."""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    def __getattr__(self, name: str) -> Any:
-        self.made += 1
-        return getattr(nn, name)
 
 
 @pytest.mark.parametrize("layout", [None, "1+1x[1,1,1,1]+1"])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_pixart import PixArtOracle
 from safetensors.torch import load_file, save_file
-from tiny import MODULES, SPARSE_LAYOUTS
+from tiny import MODULES, SPARSE_LAYOUTS, Ops
 from tiny_pixart import config, inputs, random_model
 from torch import nn
 
@@ -163,17 +163,6 @@ def test_wrong_captions() -> None:
         model(x[:1].repeat(3, 1, 1, 1), t[:1].repeat(3), y)
     with pytest.raises(ValueError, match="given to a dense model"):
         model(x, t, y, sparse_grid=(2, 2))
-
-
-class Ops:
-    """torch's layers, counted."""
-
-    def __init__(self) -> None:
-        self.made = 0
-
-    def __getattr__(self, name: str) -> Any:
-        self.made += 1
-        return getattr(nn, name)
 
 
 @pytest.mark.parametrize("layout", [None, "1+1x[1,1,1,1]+1"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsedit_core.config import DiTConfig
 from sparsedit_core.dit import DiT
@@ -51,3 +51,14 @@ def inputs(
     x = torch.randn(batch, wanted.in_channels, *(size or wanted.input_size), generator=generator)
     t = torch.linspace(999, 0, batch)
     return x, t, torch.arange(batch) % (wanted.num_classes + wanted.null_class)
+
+
+class Ops:
+    """torch's layers, counted."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.made += 1
+        return getattr(nn, name)

@@ -165,8 +165,8 @@ def check_models(models: Sequence[tuple[str, Loaded]], args: argparse.Namespace)
             check_fits(loaded, name)
         elif args.real is None and (*picture_size(loaded), classes_of(loaded)) != PROCEDURAL:
             raise ValueError(
-                f"{Path(name).name} draws {classes_of(loaded)} classes of {picture_size(loaded)} pixels, procedural "
-                f" pictures are {len(CLASS_NAMES)} of {(SIDE, SIDE)}; compare with a folder: --real FOLDER"
+                f"{Path(name).name} draws {classes_of(loaded)} classes of {picture_size(loaded)} pixels, the "
+                f"procedural pictures are {len(CLASS_NAMES)} of {(SIDE, SIDE)}; compare with a folder: --real FOLDER"
             )
         elif latent and args.vae is None:
             raise ValueError(f"{Path(name).name} draws latents; give the autoencoder that decodes them with --vae FILE")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -34,25 +32,6 @@ def captions(found: Attributes) -> list[str]:
             found.shape.tolist(), found.texture.tolist(), found.colour.tolist(), found.wording.tolist(), strict=True
         )
     ]
-
-
-def attributes_of(texts: Sequence[str]) -> Attributes:
-    """The inverse: what captions ask for; ``ValueError`` for one that does not name all three, or names two of a kind.
-
-    The wording is 0.
-    """
-    rows = []
-    for text in texts:
-        words = text.lower().replace(",", " ").split()
-        found = [[names.index(word) for word in words if word in names] for names in (SHAPES, TEXTURES, COLOURS)]
-        if any(len(set(numbers)) != 1 for numbers in found):
-            raise ValueError(
-                f"the caption {text!r} must name one of each: {', '.join(SHAPES)}; {', '.join(TEXTURES)}; "
-                f"{', '.join(COLOURS)}"
-            )
-        rows.append([numbers[0] for numbers in found])
-    shape, texture, colour = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).unbind(1)
-    return Attributes(shape, texture, colour, torch.zeros_like(shape))
 
 
 def measured_colour(images: Tensor) -> Tensor:

@@ -144,28 +144,10 @@ def check_models_and_sizes_leave_no_trace() -> None:
 
 
 def check_cancelling_leaves_nothing_behind() -> None:
-    import comfy.model_management as mm
-    from comfy.patcher_extension import WrappersMP
-
     model = scheduled()
     expected = sample(model, steps=4)
     for stop in (1, 2, 5):
-        seen: list[int] = []
-
-        def cancel(executor: Any, *args: Any, seen: list[int] = seen, stop: int = stop, **kwargs: Any) -> Any:
-            seen.append(1)
-            if len(seen) == stop:
-                raise mm.InterruptProcessingException()
-            return executor(*args, **kwargs)
-
-        stopped = model.clone()
-        stopped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cancel", cancel)
-        try:
-            sample(stopped, steps=4)
-        except mm.InterruptProcessingException:
-            pass
-        else:
-            raise AssertionError("the run was not cancelled")
+        sampling.cancelled(model, stop, lambda stopped: sample(stopped, steps=4))
         assert torch.equal(sample(model, steps=4), expected)
 
 

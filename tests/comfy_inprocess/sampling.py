@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,28 @@ def evaluate(model: Any, x: Tensor, t: Tensor, y: Tensor, **keywords: Any) -> Te
     with torch.no_grad():
         out = inner.diffusion_model(x.to(dtype), t, transformer_options={}, y=y, **keywords)
     return out.float()
+
+
+def cancelled(model: Any, stop: int, run: Callable[[Any], object]) -> Any:
+    """Give ``run`` a clone of the model whose evaluation number ``stop`` is cancelled; return it once that happened."""
+    import comfy.model_management as mm
+    from comfy.patcher_extension import WrappersMP
+
+    seen: list[None] = []
+
+    def cancel(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(None)
+        if len(seen) == stop:
+            raise mm.InterruptProcessingException()
+        return executor(*args, **kwargs)
+
+    stopped = model.clone()
+    stopped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cancel", cancel)
+    try:
+        run(stopped)
+    except mm.InterruptProcessingException:
+        return stopped
+    raise AssertionError("the run was not cancelled")
 
 
 def sample(

@@ -8,7 +8,7 @@ import torch
 from comfy_pack import pack
 from load_checks import error_of
 from lora_checks import warnings_of
-from sampling import sample
+from sampling import cancelled, sample
 from scheduled import apply, load, load_dense, records, schedule, spied
 
 SAMPLERS = ("euler", "heun", "dpm_2", "dpmpp_2m", "uni_pc", "ddim", "dpmpp_sde")
@@ -132,29 +132,11 @@ def check_full_density_and_window() -> None:
 
 
 def check_cancel_leaves_nothing() -> None:
-    import comfy.model_management as mm
-    from comfy.patcher_extension import WrappersMP
-
     model = apply(load(), schedule())
     clean = sample(model, sampler="heun", steps=3)
     before = len(records(model))
     for stop in (1, 2, 4):
-        seen: list[float] = []
-
-        def cancel(executor: Any, *args: Any, seen: list[float] = seen, stop: int = stop, **kwargs: Any) -> Any:
-            seen.append(0.0)
-            if len(seen) == stop:
-                raise mm.InterruptProcessingException()
-            return executor(*args, **kwargs)
-
-        stopped = model.clone()
-        stopped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "cancel", cancel)
-        try:
-            sample(stopped, sampler="heun", steps=3)
-        except mm.InterruptProcessingException:
-            pass
-        else:
-            raise AssertionError("the run was not cancelled")
+        stopped = cancelled(model, stop, lambda clone: sample(clone, sampler="heun", steps=3))
         assert pack("nodes.schedule_patch").KEY not in stopped.model_options["transformer_options"]
         assert len(records(model)) == before
         assert torch.equal(sample(model, sampler="heun", steps=3), clean)
