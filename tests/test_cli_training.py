@@ -121,6 +121,19 @@ def test_train_refuses(cli: Cli, tmp_path: Path) -> None:
     assert names(tmp_path) == ["eps.safetensors", "model.safetensors", "sparse.safetensors"]
 
 
+def test_finetune_with_another_fusion_is_convert_and_finetune(cli: Cli, tmp_path: Path) -> None:
+    dense, start = save_pixels(tmp_path / "dense.safetensors"), tmp_path / "start.safetensors"
+    short = ("--pictures", 8, "--batch", 8, "--cpu")
+    cli.works("convert", dense, start, "--layout", LAYOUT, "--fusion", "identity", *RATES)
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    cli.works("finetune", dense, one, "--layout", LAYOUT, "--fusion", "identity", *RATES, *short)
+    cli.works("finetune", start, two, *short)
+    ours, theirs = (sd.load_checkpoint(file).model.state_dict() for file in (one, two))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert any(key.endswith("merged_layer1.weight") for key in theirs)
+    assert "--fusion" in cli.refuses("finetune", start, tmp_path / "x.safetensors", "--fusion", "official")
+
+
 def test_finetune_refuses(cli: Cli, tmp_path: Path) -> None:
     out, dense = tmp_path / "x.safetensors", save_pixels(tmp_path / "dense.safetensors")
     sparse = save_pixels(tmp_path / "sparse.safetensors", LAYOUT)

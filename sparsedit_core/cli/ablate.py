@@ -36,7 +36,7 @@ from .ablate_text import report_text
 from .ablating import Judge, for_training, row_of, share_of_dense
 from .analyze import DEFAULT_SCHEDULE, samples
 from .asking import add_text_encoder
-from .convert import add_positions
+from .convert import add_start
 from .files import check_folder, to_json
 from .jury import add_jury
 from .progress import bar
@@ -65,7 +65,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="F",
         help="share of the dense model's MACs of a suggested layout (default: that of 2 Poolingformers and most SDTMs)",
     )
-    add_positions(parser)
+    add_start(parser)
     add_training(parser)
     options.add_schedule(parser)
     options.add_facts(parser)

@@ -42,6 +42,8 @@ def settings_of(
         "data": source.fingerprint,
         "judging": {name: value.name if isinstance(value, Path) else value for name, value in judging.items()},
     }
+    if args.fusion is not None:  # older records know none
+        found["fusion"] = args.fusion
     parsed: dict[str, Any] = json.loads(json.dumps(found))
     return parsed
 

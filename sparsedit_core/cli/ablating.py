@@ -124,7 +124,7 @@ def start_of(variant: Variant, loaded: Loaded, args: argparse.Namespace) -> Load
     """What a variant is trained from; the dense model itself is left alone."""
     if variant.layout is None:
         return replace(owned(replace(loaded, model=deepcopy(loaded.model))), schedule=None)
-    made = to_sparse(loaded, as_layout(variant), args.sparse_side, reinject_positions=args.reinject_positions)
+    made = to_sparse(loaded, as_layout(variant), args.sparse_side, args.fusion, args.reinject_positions)
     return replace(made, schedule=variant.schedule)
 
 

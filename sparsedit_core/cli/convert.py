@@ -30,13 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", metavar="TEXT", help='e.g. "2+4x[1,3,1,1]+2"; without it only the layout of the file changes'
     )
-    parser.add_argument(
-        "--fusion",
-        choices=("official", "identity"),
-        help="initial fusion: official W1=0, W2=I (the default), or identity W1=I, W2=0: without Poolingformers and "
-        "with one generation block a module the dense model's output on the full grid",
-    )
-    add_positions(parser)
+    add_start(parser)
     parser.add_argument(
         "--grow",
         type=options.positive,
@@ -73,8 +67,9 @@ def run(args: argparse.Namespace) -> None:
         loaded = grow_depth(loaded, args.deepen)
     schedule = options.schedule_from(args, loaded.schedule)
     if args.layout is not None:
-        layout, fusion = SegmentLayout.parse(args.layout), args.fusion or "official"
-        loaded = to_sparse(loaded, layout, args.sparse_side, fusion, args.reinject_positions)
+        loaded = to_sparse(
+            loaded, SegmentLayout.parse(args.layout), args.sparse_side, args.fusion, args.reinject_positions
+        )
     elif args.reinject_positions or args.fusion is not None:
         flag = "--reinject-positions" if args.reinject_positions else "--fusion"
         raise ValueError(f"{flag} is about building a SparseDiT; give its --layout too")
@@ -95,8 +90,14 @@ def run(args: argparse.Namespace) -> None:
         print("This is an initial state: its pictures are poor until it is fine-tuned (sparsedit finetune --help).")
 
 
-def add_positions(parser: argparse.ArgumentParser) -> None:
-    """--reinject-positions."""
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """How a dense model becomes sparse: --fusion, --reinject-positions."""
+    parser.add_argument(
+        "--fusion",
+        choices=("official", "identity"),
+        help="initial fusion: official W1=0, W2=I (the default), or identity W1=I, W2=0: without Poolingformers and "
+        "with one generation block a module the dense model's output on the full grid",
+    )
     parser.add_argument(
         "--reinject-positions",
         action="store_true",
@@ -105,9 +106,9 @@ def add_positions(parser: argparse.ArgumentParser) -> None:
 
 
 def to_sparse(
-    loaded: Loaded, layout: SegmentLayout, side: int | None, fusion: str = "official", reinject_positions: bool = False
+    loaded: Loaded, layout: SegmentLayout, side: int | None, fusion: str | None = None, reinject_positions: bool = False
 ) -> Loaded:
-    """The record of the converted model; the dense one is left alone. ``side`` None is the published 8."""
+    """The record of the converted model; the dense one is left alone. ``None`` are the published side 8 and fusion."""
     model = convert_dense(
         loaded.model,
         layout,

@@ -11,7 +11,7 @@ import torch
 from ..checkpoint import load_checkpoint
 from ..layout import SegmentLayout
 from . import options
-from .convert import add_positions, to_sparse
+from .convert import add_start, to_sparse
 from .files import check_ending
 from .training import add_training, owned, run_training, source_from
 
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", metavar="TEXT", help='e.g. "1+1x[1,3,1,1]+1"; leave it out to go on with a SparseDiT'
     )
-    add_positions(parser)
+    add_start(parser)
     add_training(parser)
     options.add_schedule(parser)
     options.add_facts(parser)
@@ -50,10 +50,13 @@ def run(args: argparse.Namespace) -> None:
             loaded,
             SegmentLayout.parse(args.layout),
             args.sparse_side,
-            reinject_positions=args.reinject_positions,
+            args.fusion,
+            args.reinject_positions,
         )
     elif args.sparse_side is not None and loaded.layout is not None:
         raise ValueError(f"{args.dense} is a SparseDiT with its own side; --sparse-side is for the conversion")
+    elif args.fusion is not None and loaded.layout is not None:
+        raise ValueError(f"{args.dense} is a SparseDiT already; --fusion is for the conversion of a dense model")
     elif args.reinject_positions and not loaded.config.reinject_positions:
         raise ValueError(f"{args.dense} is a SparseDiT without re-added positions; start from the dense model")
     elif loaded.layout is None:
