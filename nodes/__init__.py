@@ -15,6 +15,8 @@ from .patch_model import SparseDiTPatchModel
 from .pruning_schedule import SparseDiTPruningSchedule
 from .report import SparseDiTReport
 from .save_checkpoint import SparseDiTSaveCheckpoint
+from .save_image import SparseDiTSaveImage
+from .schedule_grid import SparseDiTScheduleGrid
 
 NODES: list[type[io.ComfyNode]] = [
     SparseDiTLoadCheckpoint,
@@ -28,6 +30,8 @@ NODES: list[type[io.ComfyNode]] = [
     SparseDiTGuidance,
     SparseDiTReport,
     SparseDiTCompare,
+    SparseDiTScheduleGrid,
+    SparseDiTSaveImage,
 ]
 
 

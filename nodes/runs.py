@@ -56,3 +56,12 @@ def find(token: str, like: Signature, nodes: Collection[str] | None = None) -> l
 def _belongs(node_id: str, nodes: Collection[str]) -> bool:
     parts = node_id.split(".")
     return any(".".join(parts[:n]) in nodes for n in range(1, len(parts) + 1))
+
+
+def take(token: str) -> list[RunRecord]:
+    """Remove and return the runs of a MODEL that only its caller knows, so that they push nobody else's out."""
+    with _lock:
+        own = [run for run in _runs if run.token == token]
+        for run in own:
+            _runs.remove(run)
+    return [run.record for run in own]
