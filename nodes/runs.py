@@ -53,6 +53,12 @@ def find(token: str, like: Signature, nodes: Collection[str] | None = None) -> l
     return [run.record for run in own if newest[run.node_id] == run.prompt_id]
 
 
+def finished() -> list[RunRecord]:
+    """All runs that are kept, oldest first: what may be timed against each other."""
+    with _lock:
+        return [run.record for run in _runs]
+
+
 def _belongs(node_id: str, nodes: Collection[str]) -> bool:
     parts = node_id.split(".")
     return any(".".join(parts[:n]) in nodes for n in range(1, len(parts) + 1))

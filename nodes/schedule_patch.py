@@ -74,6 +74,7 @@ class Run:
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.count = 0
+        self.setting = ""
         self._calls: list[tuple[int, Evaluation]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
@@ -140,6 +141,7 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         seconds = time.perf_counter() - started
         images = x.shape[0] if computed else 0
         text, moments = _text_tokens(config, c_crossattn), (moment, model_timestep(sampling, t))
+        run.setting = _setting(x, model, transformer_options)
         run.add(measure(config, *moments, dense, sparse, x.shape[0], images, seconds, text))
         return out
 
@@ -178,6 +180,13 @@ def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[
     return {**transformer_options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}}, computed
 
 
+def _setting(x: Any, model: Any, transformer_options: dict[str, Any]) -> str:
+    """What an evaluation's seconds depend on beside its sizes: "float16 on cuda, compiled"."""
+    compiled = COMPILED in transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    return f"{str(dtype).removeprefix('torch.')} on {x.device.type}{', compiled' if compiled else ''}"
+
+
 def _dense_grid(config: BackboneConfig, x: Any) -> Grid:
     return -(-x.shape[-2] // config.patch_size), -(-x.shape[-1] // config.patch_size)
 
@@ -195,7 +204,7 @@ def _text_tokens(config: BackboneConfig, text: Any) -> int | None:
 
 def _publish(attached: Attached, info: Any, run: Run) -> None:
     seconds = time.perf_counter() - run.started
-    record = RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds)
+    record = RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds, run.setting)
     context = get_executing_context()
     prompt_id, node_id = (context.prompt_id, context.node_id) if context else ("", "")
     publish(Published(attached.token, prompt_id, node_id, record))

@@ -79,13 +79,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished sampling run of one model; ``schedule`` is the one that acted, or ``None``."""
+    """A finished sampling run of one model.
+
+    ``schedule`` is the one that acted, or ``None``; ``setting`` is what seconds depend on beside the shapes, such as
+    "float32 on cpu": only runs of one setting are timed against each other.
+    """
 
     source: str
     config: BackboneConfig
     schedule: PruningSchedule | None
     evaluations: tuple[Evaluation, ...]
     seconds: float
+    setting: str = ""
 
     @property
     def macs(self) -> int:
@@ -115,6 +120,7 @@ class RunRecord:
             "dense_flops": 2 * self.dense_macs,
             "ratio_to_dense": self.ratio,
             "seconds": self.seconds,
+            "setting": self.setting,
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
         }
 
