@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..sparsedit_core.measured import speedup
 from ..sparsedit_core.plots_run import draw_run
-from ..sparsedit_core.run_record import RunRecord
 from .info import sparsedit_info
-from .runs import find
+from .runs import find, finished
 from .schedule_patch import attached_to
 from .show import show_text, to_image
 
@@ -28,7 +28,8 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
             description=(
                 "Tell what a sampling computed: time, token grid, MACs and seconds of every evaluation, and the total "
                 "against the dense model. Put it between the sampler and the VAE decoder. It works for dense and "
-                "sparse models of this pack."
+                "sparse models of this pack; sample the dense model too, and it also tells how much faster the sparse "
+                "one was."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL that the sampler was given."),
@@ -37,7 +38,7 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The latent, unchanged."),
                 io.String.Output(display_name="text", tooltip="A table of the evaluations, and totals."),
-                io.Image.Output(display_name="picture", tooltip="One picture per run, 900 x 420 pixels."),
+                io.Image.Output(display_name="picture", tooltip="One picture per run, 900 x 600 pixels."),
                 io.String.Output(display_name="json", tooltip="The same as JSON: MACs, FLOPs, grids, times, seconds."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -53,10 +54,14 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
                 "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "
                 "sampler's latent, or, if it ran long ago, change the seed to sample again"
             )
-        text = "\n\n".join(run.text() for run in runs)
-        pictures = torch.cat([to_image(draw_run(run)) for run in runs])
-        show_text(_headline(runs), cls)
-        report = json.dumps({"runs": [run.to_json() for run in runs]}, indent=1)
+        against = [speedup(run, finished()) for run in runs]
+        told = list(zip(runs, against, strict=True))
+        text = "\n\n".join(run.text() + (f"\n{faster.line()}" if faster else "") for run, faster in told)
+        pictures = torch.cat([to_image(draw_run(run, against=faster)) for run, faster in told])
+        lines = [run.headline() + (f", {faster.words}" if faster else "") for run, faster in told]
+        show_text("\n".join(lines), cls)
+        rows = [{**run.to_json(), "measured_speedup": faster.to_json() if faster else None} for run, faster in told]
+        report = json.dumps({"runs": rows}, indent=1)
         return io.NodeOutput(latent, text, pictures, report, ui=ui.PreviewImage(pictures, cls=cls))
 
 
@@ -72,11 +77,3 @@ def sampled_by(hidden: Any) -> set[str] | None:
         waiting += new
         found |= new
     return found
-
-
-def _headline(runs: list[RunRecord]) -> str:
-    """One line per run for the node itself."""
-    return "\n".join(
-        f"{100 * run.ratio:.1f} % of dense MACs, {len(run.evaluations)} evaluations, {run.seconds:.2f} s"
-        for run in runs
-    )

@@ -101,7 +101,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
         for number, cell in enumerate(cells):
             show_text(f"{number + 1} of {len(cells)}: {cell.name if cell else REFERENCE}", cls)
             patched = model.clone()
-            attach_schedule(patched, cell.schedule if cell else FULL_DENSITY)
+            attach_schedule(patched, cell.schedule if cell else FULL_DENSITY, told=False)
             latents.append(_sampled(patched, positive, negative, first, seed, progress.callback(number), options))
             records.append(_record(patched))
         pictures = torch.cat([_decoded(vae, latent) for latent in latents])

@@ -23,6 +23,7 @@ from ..sparsedit_core.config import BackboneConfig, PixArtConfig
 from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
 from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
+from .progress import Progress
 from .runs import Published, publish
 from .sampling_time import diffusion_time, model_timestep
 
@@ -37,15 +38,20 @@ FULL_DENSITY = PruningSchedule(rate_noise=0.0, rate_clean=0.0)
 
 @dataclass(frozen=True)
 class Attached:
-    """What a MODEL carries: ``token`` finds its runs, ``schedule`` acts (``None``: the checkpoint's own fixed side)."""
+    """What a MODEL carries: ``token`` finds its runs, ``schedule`` acts (``None``: the checkpoint's own fixed side),
+    ``told`` says that runs show their progress."""
 
     token: str
     schedule: PruningSchedule | None
+    told: bool = True
 
 
-def attach_schedule(patcher: Any, schedule: PruningSchedule | None) -> None:
-    """Let ``schedule`` act on a ModelPatcher (of this pack) and record its runs; replaces what it carried before."""
-    attached = Attached(uuid.uuid4().hex, schedule)
+def attach_schedule(patcher: Any, schedule: PruningSchedule | None, *, told: bool = True) -> None:
+    """Let ``schedule`` act on a ModelPatcher (of this pack) and record its runs; replaces what it carried before.
+
+    ``told``: the executing node shows how far a run is; false for nodes that write their own text on themselves.
+    """
+    attached = Attached(uuid.uuid4().hex, schedule, told)
     for kind, wrapper in _wrappers(attached):
         patcher.remove_wrappers_with_key(kind, KEY)
         patcher.add_wrapper_with_key(kind, KEY, wrapper)
@@ -71,7 +77,8 @@ def attached_to(patcher: Any) -> Attached:
 class Run:
     """State of one sampling run, dropped at its end; ``Evaluation`` objects are only ever added."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
         self.started = time.perf_counter()
         self.count = 0
         self.setting = ""
@@ -83,6 +90,7 @@ class Run:
     def add(self, evaluation: Evaluation) -> None:
         """Note a call of the model within the present evaluation."""
         self._calls.append((self.count, evaluation))
+        self.progress.evaluated(self.count, evaluation)
 
     def evaluations(self) -> tuple[Evaluation, ...]:
         """The evaluations in order; calls of one evaluation over the same grids are one row."""
@@ -97,16 +105,19 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
     """Plain closures over a frozen object: safe to copy, deep-copy and share between clones."""
 
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        guider, run = executor.class_obj, Run()
+        guider, progress = executor.class_obj, Progress(told=attached.told)
+        run, record = Run(progress), None
         kept = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
         guider.model_options["transformer_options"][KEY] = run
         _warn_of_unused_patches(kept["transformer_options"])
         try:
             samples = executor(*args, **kwargs)
+            record = _record(attached, guider.model_patcher.model.sparsedit, run)
         finally:
             guider.model_options = kept
-        _publish(attached, guider.model_patcher.model.sparsedit, run)
+            progress.ended(record)
+        _publish(attached, record)
         return samples
 
     def calc_cond_batch(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
@@ -202,9 +213,13 @@ def _text_tokens(config: BackboneConfig, text: Any) -> int | None:
     return text.shape[-2] if isinstance(config, PixArtConfig) and text is not None else None
 
 
-def _publish(attached: Attached, info: Any, run: Run) -> None:
+def _record(attached: Attached, info: Any, run: Run) -> RunRecord:
     seconds = time.perf_counter() - run.started
-    record = RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds, run.setting)
+    return RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds, run.setting)
+
+
+def _publish(attached: Attached, record: RunRecord) -> None:
+    log.info("%s: %s", record.source, record.summary())
     context = get_executing_context()
     prompt_id, node_id = (context.prompt_id, context.node_id) if context else ("", "")
     publish(Published(attached.token, prompt_id, node_id, record))

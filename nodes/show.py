@@ -18,7 +18,13 @@ def to_image(picture: Image) -> Tensor:
 
 def show_text(text: str, node: type[io.ComfyNode]) -> None:
     """Write ``text`` on ``node``; nothing happens where no server runs (scripts, tests)."""
+    if node.hidden is not None:
+        show_on(node.hidden.unique_id, text)
+
+
+def show_on(node_id: str, text: str) -> None:
+    """Write ``text`` on the node of that id; nothing happens where no server runs."""
     module = sys.modules.get("server")  # not imported: outside a server that fails on ComfyUI 0.3.64
     server = module and getattr(module.PromptServer, "instance", None)  # set when the server is made
-    if server is not None and node.hidden is not None:
-        server.send_progress_text(text, node.hidden.unique_id)
+    if server is not None:
+        server.send_progress_text(text, node_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .config import BackboneConfig
 from .run_record import Evaluation, RunRecord
@@ -27,6 +28,15 @@ class Speedup:
         faster = self.factor >= 1
         factor, way = (self.factor, "faster") if faster else (1 / self.factor, "slower")
         return f"measured {factor:.2f}x {way} than the dense run"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the factor, and which run it was measured against."""
+        return {"factor": self.factor, "dense_model": self.dense.source, "dense_seconds": mean_seconds(self.dense)}
+
+    def line(self) -> str:
+        """:attr:`words` with the run it was measured against."""
+        per = f"{mean_seconds(self.dense):.3g} s an evaluation"
+        return f"{self.words} of {self.dense.source} ({per}; first evaluations aside)"
 
 
 def steady(run: RunRecord) -> Sequence[Evaluation]:

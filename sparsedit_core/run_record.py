@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -124,6 +125,24 @@ class RunRecord:
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
         }
 
+    def headline(self) -> str:
+        """The totals in a few words."""
+        if not self.evaluations:
+            return "no evaluation of the model"
+        skipped = sum(not evaluation.macs for evaluation in self.evaluations)
+        cached = f" ({skipped} skipped)" if skipped else ""
+        return f"{count(self.evaluations)}{cached}, {100 * self.ratio:.1f} % of dense MACs, {self.seconds:.2f} s"
+
+    def summary(self) -> str:
+        """One line for a log: the grids from first to last, and :meth:`headline`."""
+        done = [evaluation for evaluation in self.evaluations if evaluation.macs]
+        if not done:
+            return self.headline()
+        first, last = done[0].grid_name, done[-1].grid_name
+        grids = first if first == last else f"{first} to {last}"
+        rows, columns = done[0].dense
+        return f"{grids} of {rows}x{columns} tokens, {self.headline()}"
+
     def text(self) -> str:
         """A table of the evaluations and the totals, for people."""
         layout = f"layout {self.config.layout}" if self.config.layout else "dense"
@@ -143,11 +162,24 @@ class RunRecord:
         if not self.macs:
             return ["every evaluation was skipped"]
         return [
-            f"{len(self.evaluations)} evaluations: {macs_text(self.macs)}, dense "
+            f"{count(self.evaluations)}: {macs_text(self.macs)}, dense "
             f"{macs_text(self.dense_macs)}",
             f"{100 * self.ratio:.1f} % of dense, {self.dense_macs / self.macs:.2f}x fewer MACs",
             f"{self.seconds:.2f} seconds",
         ]
+
+
+def count(evaluations: Sequence[Evaluation]) -> str:
+    """"1 evaluation", "20 evaluations"."""
+    return f"{len(evaluations)} evaluation{'' if len(evaluations) == 1 else 's'}"
+
+
+def progress_words(number: int, evaluation: Evaluation, share: float) -> str:
+    """What evaluation ``number`` of a run computed, and the ``share`` of the dense model's MACs so far."""
+    rows, columns = evaluation.dense
+    part = evaluation.tokens / (rows * columns)
+    tokens = f"{evaluation.grid_name} of {rows}x{columns} tokens ({part:.0%})" if evaluation.macs else "skipped"
+    return f"evaluation {number}, time {evaluation.time:.2f}: {tokens}, {100 * share:.1f} % of dense MACs so far"
 
 
 def measure(

@@ -16,7 +16,7 @@ DENSE = tiny.config(depth=5)
 
 
 def run_of(
-    config: BackboneConfig, seconds: list[float], *, grid: int = 2, dense: int = 4, images: int = 2, setting: str = "cpu"
+    config: BackboneConfig, seconds: list[float], *, grid: int = 2, dense: int = 4, images: int = 2, setting: str = "a"
 ) -> RunRecord:
     """A run whose evaluations took ``seconds``; 0 is one that a cache answered."""
     sparse = (grid, grid) if config.layout else None

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from comfy_pack import node, pack
 from load_checks import error_of
-from sampling import sample
+from sampling import cancelled, sample
 from scheduled import apply, load, load_dense, records, schedule, spied
+
+TIMED = ("seconds", "measured_speedup")
 
 
 def report(model: Any) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def report(model: Any) -> dict[str, Any]:
 
 def without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
+        return {key: without_seconds(item) for key, item in value.items() if key not in TIMED}
     return [without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
@@ -56,8 +60,7 @@ def check_seeds_change_nothing_but_the_seconds() -> None:
         reports.append(report(model))
     first, second = reports
     assert without_seconds(first["json"]) == without_seconds(second["json"])
-    assert torch.equal(first["picture"], second["picture"])
-    assert first["picture"].shape == (1, 420, 900, 3)
+    assert first["picture"].shape == (1, 600, 900, 3)
     assert "% of dense" in first["text"]
 
 
@@ -92,6 +95,84 @@ def check_dense_models_report_too() -> None:
     assert run["ratio_to_dense"] == 1
     assert run["layout"] is None
     assert run["evaluations"][0]["sparse_grid"] is None
+
+
+def check_the_dense_run_of_the_session_is_the_measure() -> None:
+    runs = pack("nodes.runs")
+    runs._runs.clear()
+    model = apply(load(), schedule())
+    sample(model, steps=3)
+    assert report(model)["json"]["runs"][0]["measured_speedup"] is None
+    assert "measured" not in report(model)["text"]
+    sample(load_dense(), steps=2)
+    (run,) = report(model)["json"]["runs"]
+    dense, sparse = (record.evaluations[1:] for record in reversed(runs.finished()))
+    means = [sum(row.seconds for row in rows) / len(rows) for rows in (dense, sparse)]
+    assert math.isclose(run["measured_speedup"]["factor"], means[0] / means[1])
+    assert run["measured_speedup"]["dense_model"] == "dense.safetensors"
+    assert run["setting"] == "float32 on cpu"
+    assert "than the dense run of dense.safetensors" in report(model)["text"]
+
+
+def check_a_run_is_one_line_in_the_log() -> None:
+    model = apply(load(), schedule())
+    lines = infos_of(lambda: sample(model, sampler="heun", steps=3))
+    (run,) = records(model)
+    assert lines == [f"scheduled.safetensors: {run.summary()}"]
+    assert f"3x3 to 7x7 of 8x8 tokens, 5 evaluations, {100 * run.ratio:.1f} % of dense MACs" in lines[0]
+    assert infos_of(lambda: cancelled(model, 2, lambda clone: sample(clone, steps=3))) == []
+
+
+def infos_of(act: Callable[[], object]) -> list[str]:
+    """What the pack logs as information meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage()) if record.levelno == logging.INFO else None
+    log = logging.getLogger("sparsedit")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        act()
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    return lines
+
+
+def check_progress_is_shown_on_the_executing_node_only() -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    progress = pack("nodes.progress")
+    shown: list[tuple[str, str]] = []
+    kept = progress.show_on, progress.PAUSE
+    progress.show_on = lambda node_id, text: shown.append((node_id, text))
+    try:
+        model = apply(load(), schedule())
+        plain = sample(model, sampler="heun", steps=3)
+        assert shown == [], "a script shows nothing"
+        with CurrentNodeContext("prompt", "77"):
+            progress.PAUSE = 1e9
+            assert torch.equal(sample(model, sampler="heun", steps=3), plain)
+            assert len(shown) == 2, "the first evaluation, and the end"
+            shown.clear()
+            progress.PAUSE = 0.0
+            sample(model, sampler="heun", steps=3)
+        run = records(model)[-1]
+        assert {node_id for node_id, _ in shown} == {"77"}
+        assert [text.partition(",")[0] for _, text in shown[:-1]] == [f"evaluation {n}" for n in range(1, 6)]
+        first = run.evaluations[0]
+        share = 100 * first.macs / first.dense_macs
+        tokens = f"{first.grid_name} of 8x8 tokens ({first.tokens / 64:.0%})"
+        assert shown[0][1] == f"evaluation 1, time 1.00: {tokens}, {share:.1f} % of dense MACs so far"
+        assert shown[-1][1] == run.headline()
+        assert f"{100 * run.ratio:.1f} % of dense MACs so far" in shown[-2][1]
+        shown.clear()
+        with CurrentNodeContext("prompt", "77"):
+            cancelled(model, 2, lambda clone: sample(clone, steps=3))
+        assert shown[-1] == ("77", ""), "a cancelled run leaves no text"
+    finally:
+        progress.show_on, progress.PAUSE = kept
 
 
 def check_no_run_says_what_to_connect() -> None:
