@@ -17,6 +17,7 @@ from .report import SparseDiTReport
 from .save_checkpoint import SparseDiTSaveCheckpoint
 from .save_image import SparseDiTSaveImage
 from .schedule_grid import SparseDiTScheduleGrid
+from .token_map import SparseDiTTokenMap
 
 NODES: list[type[io.ComfyNode]] = [
     SparseDiTLoadCheckpoint,
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     SparseDiTGuidance,
     SparseDiTReport,
     SparseDiTCompare,
+    SparseDiTTokenMap,
     SparseDiTScheduleGrid,
     SparseDiTSaveImage,
 ]

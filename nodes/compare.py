@@ -5,12 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..sparsedit_core.compare_sheet import compare_sheet, measure_words
 from ..sparsedit_core.metrics import psnr, ssim
-from .show import show_text
+from .show import show_text, to_image
 
 
 class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
-    """Two IMAGEs to their difference and its measures."""
+    """Two IMAGEs to a sheet, their difference and its measures."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,8 +20,8 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Compare",
             category="SparseDiT",
             description=(
-                "Compare pictures of the dense and the sparse model from the same noise: a picture of their "
-                "difference, PSNR in dB and SSIM. Equal pictures have an infinite PSNR and an SSIM of 1."
+                "Compare pictures of the dense and the sparse model from the same noise: a sheet with both and a map "
+                "of their difference, PSNR in dB and SSIM. Equal pictures have an infinite PSNR and an SSIM of 1."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to judge, such as those of the sparse model."),
@@ -31,7 +32,22 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
                     min=1.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Factor that makes small differences visible in the picture; PSNR and SSIM do not use it.",
+                    tooltip=(
+                        "Factor that makes small differences visible: the picture is multiplied by it, and the sheet's "
+                        "brightest colour is a difference of 1 / gain. PSNR and SSIM do not use it."
+                    ),
+                ),
+                io.String.Input(
+                    "images_name",
+                    default="images",
+                    optional=True,
+                    tooltip="What the sheet writes over the pictures, such as sparse.",
+                ),
+                io.String.Input(
+                    "reference_name",
+                    default="reference",
+                    optional=True,
+                    tooltip="What the sheet writes over the reference, such as dense.",
                 ),
             ],
             outputs=[
@@ -39,12 +55,26 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
                 io.String.Output(display_name="text", tooltip="PSNR and SSIM of every picture, and the means."),
                 io.Float.Output(display_name="psnr", tooltip="Mean PSNR in dB; infinite if pictures are equal."),
                 io.Float.Output(display_name="ssim", tooltip="Mean SSIM, 1 for equal pictures."),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip=(
+                        "Both pictures, the map of their difference with its scale, PSNR and SSIM; a row for each of "
+                        "the first 16."
+                    ),
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, images: Tensor, reference: Tensor, gain: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: Tensor,
+        reference: Tensor,
+        gain: float,
+        images_name: str = "images",
+        reference_name: str = "reference",
+    ) -> io.NodeOutput:
         if images.shape[:3] != reference.shape[:3]:
             raise ValueError(
                 f"the pictures are {_told(images)}, the reference {_told(reference)}; connect as many pictures of one "
@@ -54,12 +84,15 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
         noise, structure = psnr(ours, theirs, data_range=1.0), ssim(ours, theirs, data_range=1.0)
         difference = ((images[..., :3] - reference[..., :3]).abs() * gain).clamp(0, 1)
         means = float(noise.mean()), float(structure.mean())
-        rows = [f"PSNR {p:.2f} dB, SSIM {s:.4f}" for p, s in zip(noise.tolist(), structure.tolist(), strict=True)]
+        measures = list(zip(noise.tolist(), structure.tolist(), strict=True))
+        rows = [measure_words(*each) for each in measures]
         lines = [f"{number}: {row}" for number, row in enumerate(rows, 1)] if len(rows) > 1 else []
-        mean = f"{'mean: ' if lines else ''}PSNR {means[0]:.2f} dB, SSIM {means[1]:.4f}"
+        mean = f"{'mean: ' if lines else ''}{measure_words(*means)}"
         show_text(mean, cls)
-        preview = ui.PreviewImage(difference, cls=cls)
-        return io.NodeOutput(difference, "\n".join([*lines, mean]), *means, ui=preview)
+        names = images_name, reference_name
+        sheet = to_image(compare_sheet(ours, theirs, measures, names=names, full=1 / gain))
+        preview = ui.PreviewImage(sheet, cls=cls)
+        return io.NodeOutput(difference, "\n".join([*lines, mean]), *means, sheet, ui=preview)
 
 
 def _told(images: Tensor) -> str:

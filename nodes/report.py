@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..sparsedit_core.measured import speedup
 from ..sparsedit_core.plots_run import draw_run
+from ..sparsedit_core.run_record import RunRecord
 from .info import sparsedit_info
 from .runs import find, finished
 from .schedule_patch import attached_to
@@ -46,14 +47,7 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, latent: dict[str, Any]) -> io.NodeOutput:
-        attached, info = attached_to(model), sparsedit_info(model)
-        like = info.source, info.config, attached.schedule
-        runs = find(attached.token, like, sampled_by(cls.hidden))
-        if not runs:
-            raise ValueError(
-                "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "
-                "sampler's latent, or, if it ran long ago, change the seed to sample again"
-            )
+        runs = runs_before(model, cls.hidden)
         against = [speedup(run, finished()) for run in runs]
         told = list(zip(runs, against, strict=True))
         text = "\n\n".join(run.text() + (f"\n{faster.line()}" if faster else "") for run, faster in told)
@@ -63,6 +57,19 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
         rows = [{**run.to_json(), "measured_speedup": faster.to_json() if faster else None} for run, faster in told]
         report = json.dumps({"runs": rows}, indent=1)
         return io.NodeOutput(latent, text, pictures, report, ui=ui.PreviewImage(pictures, cls=cls))
+
+
+def runs_before(model: Any, hidden: Any) -> list[RunRecord]:
+    """The runs of ``model`` that led to the node of ``hidden``; ``ValueError`` where there is none."""
+    attached, info = attached_to(model), sparsedit_info(model)
+    like = info.source, info.config, attached.schedule
+    runs = find(attached.token, like, sampled_by(hidden))
+    if not runs:
+        raise ValueError(
+            "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "
+            "sampler's latent, or, if it ran long ago, change the seed to sample again"
+        )
+    return runs
 
 
 def sampled_by(hidden: Any) -> set[str] | None:

@@ -11,7 +11,8 @@ from load_checks import error_of
 
 
 def compare(images: torch.Tensor, reference: torch.Tensor, gain: float = 4.0) -> Any:
-    return node("SparseDiTCompare").execute(images=images, reference=reference, gain=gain).result
+    """The first four outputs, which the node always had."""
+    return node("SparseDiTCompare").execute(images=images, reference=reference, gain=gain).result[:4]
 
 
 def check_a_constant_difference_has_a_known_psnr() -> None:
@@ -55,3 +56,16 @@ def check_pictures_that_cannot_be_compared() -> None:
     assert "1 of 16x24 pixels" in message
     assert "2 of" in error_of(lambda: compare(torch.zeros(2, 16, 24, 3), torch.zeros(1, 16, 24, 3)))
     assert "11x11" in error_of(lambda: compare(torch.zeros(1, 8, 8, 3), torch.zeros(1, 8, 8, 3)))
+
+
+def check_the_sheet_is_the_cores_with_the_scale_of_gain() -> None:
+    a, b = torch.rand(2, 20, 12, 3), torch.rand(2, 20, 12, 4)
+    outputs = node("SparseDiTCompare").define_schema().outputs
+    assert [output.display_name for output in outputs] == ["difference", "text", "psnr", "ssim", "sheet"]
+    names = {"images_name": "sparse", "reference_name": "dense"}
+    output = node("SparseDiTCompare").execute(images=a, reference=b, gain=8.0, **names)
+    metrics, core = pack("sparsedit_core.metrics"), pack("sparsedit_core.compare_sheet")
+    ours, theirs = (images[..., :3].permute(0, 3, 1, 2) for images in (a, b))
+    measures = [measure(ours, theirs, data_range=1.0).tolist() for measure in (metrics.psnr, metrics.ssim)]
+    wanted = core.compare_sheet(ours, theirs, list(zip(*measures)), names=("sparse", "dense"), full=0.125)  # noqa: B905
+    assert torch.equal(output.result[4], pack("nodes.show").to_image(wanted))
