@@ -14,6 +14,7 @@ from .load_checkpoint import SparseDiTLoadCheckpoint
 from .patch_model import SparseDiTPatchModel
 from .pruning_schedule import SparseDiTPruningSchedule
 from .report import SparseDiTReport
+from .routes import register_routes
 from .save_checkpoint import SparseDiTSaveCheckpoint
 from .save_image import SparseDiTSaveImage
 from .schedule_grid import SparseDiTScheduleGrid
@@ -46,4 +47,5 @@ class SparseDiTExtension(ComfyExtension):  # type: ignore[misc]
 
 async def comfy_entrypoint() -> SparseDiTExtension:
     """Called by ComfyUI when it loads the pack."""
+    register_routes()
     return SparseDiTExtension()

@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.schedule import PruningSchedule
+from ..sparsedit_core.schedule_view import outside_note
 from .info import sparsedit_info
 from .pruning_schedule import ScheduleType
 from .schedule_patch import FULL_DENSITY, attach_schedule
@@ -59,27 +59,3 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
         patched = model.clone()
         attach_schedule(patched, schedule)
         return io.NodeOutput(patched)
-
-
-def outside_note(schedule: PruningSchedule, config: BackboneConfig, trained: PruningSchedule | None) -> str:
-    """What is worth knowing when ``schedule`` leaves the rates of training; empty when it does not.
-
-    Without a stored schedule the model knows one token grid: that of ``config.sparse_side`` at its own size.
-    """
-    low, high = _rates(schedule)
-    if trained is not None:
-        known = _rates(trained)
-        words = f"it was trained with rates {known[0]:.2f} to {known[1]:.2f}"
-    else:
-        rate = 1 - min(config.sparse_side**2 / (config.grid[0] * config.grid[1]), 1.0)
-        known = rate, rate
-        words = f"it is made for one token grid of side {config.sparse_side}, rate {rate:.2f}"
-    if known[0] - 0.005 <= low and high <= known[1] + 0.005:
-        return ""
-    return f"outside the checkpoint's range: {words}, this schedule has {low:.2f} to {high:.2f}; expect worse pictures"
-
-
-def _rates(schedule: PruningSchedule) -> tuple[float, float]:
-    """Lowest and highest rate over the whole sampling, the parts without the schedule (rate 0) included."""
-    whole = (schedule.start, schedule.end) == (0.0, 1.0)
-    return schedule.rate_clean if whole else 0.0, schedule.rate_noise

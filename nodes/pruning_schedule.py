@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sparsedit_core.plots import draw_schedule
 from ..sparsedit_core.schedule import PRESETS, Grid, PruningSchedule
-from ..sparsedit_core.schedule_cost import schedule_macs
+from ..sparsedit_core.schedule_cost import even_times
+from ..sparsedit_core.schedule_view import ViewedModel, schedule_view
 from .info import sparsedit_info
+from .schedule_widgets import CUSTOM, Widgets
 from .show import show_text, to_image
 
 ScheduleType = io.Custom("SPARSEDIT_SCHEDULE")
-CUSTOM = "custom"
-COST_STEPS = 50
+PREVIEW_STEPS = 20
 
 
 class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
@@ -29,8 +29,8 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
             category="SparseDiT",
             description=(
                 "Set how many tokens a sparse DiT or PixArt drops along the sampling: many while there is only noise, "
-                "few when details appear. Connect it to SparseDiT Apply Schedule. The picture shows the tokens kept at "
-                "each time."
+                "few when details appear. Connect it to SparseDiT Apply Schedule. The picture on the node shows the "
+                "tokens kept at each time and what that costs, while you move the sliders."
             ),
             inputs=[*_rate_inputs(), *_shape_inputs(), *_preview_inputs()],
             outputs=[
@@ -67,33 +67,27 @@ class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
         preview_tokens: int,
         model: Any = None,
         latent: dict[str, Any] | None = None,
+        preview_steps: int = PREVIEW_STEPS,
     ) -> io.NodeOutput:
-        rates = PruningSchedule(rate_noise, rate_clean) if preset == CUSTOM else PRESETS[preset]
-        schedule = replace(
-            rates,
-            hold_fraction=hold_fraction,
-            hold=hold,
-            curve=curve,
-            steps=steps,
-            points=parse_points(points) if curve == CUSTOM else (),
-            levels=max(levels, 2) if levels else None,
-            start=start_percent,
-            end=end_percent,
+        widgets = Widgets(
+            preset,
+            rate_noise,
+            rate_clean,
+            hold_fraction,
+            hold,
+            curve,
+            steps,
+            points,
+            levels,
+            start_percent,
+            end_percent,
         )
+        schedule = widgets.schedule()
         dense = preview_grid(preview_tokens, model, latent)
-        picture = to_image(draw_schedule(schedule, dense, title=_title(preset)))
-        show_text(summary(schedule, dense, model), cls)
-        return io.NodeOutput(schedule, picture, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def parse_points(text: str) -> tuple[tuple[float, float], ...]:
-    """``"0.3:0.7, 0.6:0.8"``, pairs of time and rate, separated by commas or line ends."""
-    pairs = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
-    try:
-        points = tuple((float(time), float(rate)) for time, rate in (pair.split(":") for pair in pairs))
-    except ValueError:
-        raise ValueError(f'points are {text!r}; write pairs of time:rate like "0.3:0.7, 0.6:0.8"') from None
-    return tuple(sorted(points))
+        times = even_times(preview_steps)
+        picture = to_image(draw_schedule(schedule, dense, title=_title(preset), times=times))
+        show_text(summary(schedule, dense, model, preview_steps), cls)
+        return io.NodeOutput(schedule, picture)
 
 
 def preview_grid(side: int, model: Any, latent: dict[str, Any] | None) -> Grid:
@@ -107,17 +101,14 @@ def preview_grid(side: int, model: Any, latent: dict[str, Any] | None) -> Grid:
     return -(-height // config.patch_size), -(-width // config.patch_size)
 
 
-def summary(schedule: PruningSchedule, dense: Grid, model: Any) -> str:
+def summary(schedule: PruningSchedule, dense: Grid, model: Any, steps: int) -> str:
     """Fewest and most tokens, and the share of the dense model's MACs where the model is known."""
-    grids = [grid for _, _, grid in schedule.buckets(dense)]
-    least, most = min(grids), max(grids)
-    text = f"{least[0]}x{least[1]} to {most[0]}x{most[1]} of {dense[0]}x{dense[1]} tokens"
-    config = None if model is None else sparsedit_info(model).config
-    if config is None or config.layout is None:
-        return text
-    size = dense[0] * config.patch_size, dense[1] * config.patch_size
-    cost = schedule_macs(config, schedule, COST_STEPS, size, factor=1)
-    return f"{text}, {100 * cost.ratio:.0f} % of dense MACs over {COST_STEPS} even steps"
+    info = None if model is None else sparsedit_info(model)
+    viewed = None if info is None else ViewedModel(info.source, info.config, info.schedule)
+    view = schedule_view(schedule, dense, steps, model=viewed)
+    if viewed is None or view["cost"] is None:
+        return str(view["summary"])
+    return f"{view['summary']}, {view['cost']['words']}, {steps} even steps"
 
 
 def _title(preset: str) -> str:
@@ -205,4 +196,13 @@ def _preview_inputs() -> list[io.Input]:
         ),
         io.Model.Input("model", optional=True, tooltip="Draws the preview for this model and tells the cost."),
         io.Latent.Input("latent", optional=True, tooltip="Draws the preview for the size of this latent; needs model."),
+        io.Int.Input(
+            "preview_steps",
+            default=PREVIEW_STEPS,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="Sampler steps that the picture marks and the cost is told for, evenly spaced. Changes only the "
+            "preview: the schedule follows any sampler.",
+        ),
     ]

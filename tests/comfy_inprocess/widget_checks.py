@@ -27,7 +27,9 @@ def check_widgets_make_the_schedule() -> None:
     made, picture = widgets()
     assert made == core.PruningSchedule(0.86, 0.61)
     assert picture.shape == (1, 420, 900, 3)
-    drawn = pack("sparsedit_core.plots").draw_schedule(made, (16, 16), title="Pruning schedule")
+    drawn = pack("sparsedit_core.plots").draw_schedule(
+        made, (16, 16), title="Pruning schedule", times=pack("sparsedit_core.schedule_cost").even_times(20)
+    )
     assert torch.equal(picture, pack("nodes.show").to_image(drawn))
     _, other = widgets(rate_clean=0.5)
     _, wide = widgets(model=load(), latent={"samples": torch.zeros(1, 4, 9, 20)})
@@ -50,6 +52,7 @@ def check_every_widget_has_a_tooltip_and_the_default_of_the_core() -> None:
             assert port.tooltip, (schema.node_id, port.display_name)
     inputs = {port.id: port for port in node("SparseDiTPruningSchedule").define_schema().inputs}
     assert {name: inputs[name].default for name in DEFAULTS} == DEFAULTS
+    assert list(inputs)[-1] == "preview_steps"  # the values in saved workflows are by position
 
 
 def check_early_and_late_refusals() -> None:
@@ -71,7 +74,7 @@ def check_preview_of_a_model_and_a_latent() -> None:
     assert grid(16, model, None) == (8, 8)
     assert grid(16, model, {"samples": torch.zeros(1, 4, 9, 20)}) == (5, 10)
     summary = pack("nodes.pruning_schedule").summary
-    assert "% of dense MACs" in summary(schedule(), (8, 8), model)
+    assert "% of dense MACs" in summary(schedule(), (8, 8), model, 20)
 
 
 def check_labels_of_a_batch_reach_the_model() -> None:

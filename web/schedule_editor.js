@@ -1,0 +1,199 @@
+/**
+ * The live picture on SparseDiT Pruning Schedule: tokens kept along the sampling, the grid at every step, MACs against
+ * the dense model, the range the checkpoint was trained with; points of a custom curve are edited in it.
+ *
+ * Everything shown is the answer of POST /sparsedit/schedule, which the schedule's own Python code gives. Elements:
+ * data-sparsedit="editor" (all), "canvas", "cost", "message" (errors, warnings), "presets" and its buttons
+ * "preset-save", "preset-delete", "preset-export", "preset-import", "preset-paste". The editor has the attribute
+ * data-state="ready", "error" (a sentence of the server is shown) or "away" (it does not answer).
+ */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { draw } from "./schedule_draw.js";
+import { modelOf } from "./schedule_model.js";
+import { PointEditor, readPoints, writePoints } from "./schedule_points.js";
+import { Presets } from "./schedule_presets.js";
+
+const NODE = "SparseDiTPruningSchedule";
+const WATCH = 100; // ms between two looks at the widgets: loading and undo call no callbacks
+const RETRY = 2000;
+const HEIGHT = 330;
+const WIDTH = 420;
+
+class Editor {
+  constructor(node) {
+    this.node = node;
+    this.view = null;
+    this.asked = "";
+    this.asking = false;
+    this.retryAt = 0;
+    this.build();
+    this.presets = new Presets(node, () => this.values(), (values) => this.write(values));
+    this.element.append(this.presets.element);
+    this.points = new PointEditor(this.canvas, {
+      active: () => this.value("curve") === "custom" && Boolean(this.view),
+      points: () => readPoints(this.value("points")),
+      store: (points) => this.write({ points: writePoints(points) }),
+      limits: () => this.view.limits,
+      redraw: () => this.redraw(),
+      get frame() {
+        return this.owner.frame;
+      },
+      owner: this,
+    });
+    this.observer = new ResizeObserver(() => this.redraw());
+    this.observer.observe(this.canvas);
+    this.timer = setInterval(() => this.watch(), WATCH);
+  }
+
+  build() {
+    const make = (tag, name, style) => {
+      const made = document.createElement(tag);
+      made.dataset.sparsedit = name;
+      made.style.cssText = style;
+      return made;
+    };
+    this.element = make(
+      "div", "editor", "display:flex;flex-direction:column;gap:4px;width:100%;height:100%;overflow:hidden;padding:2px"
+    );
+    this.canvas = make("canvas", "canvas", "flex:1 1 0;min-height:170px;width:100%;border-radius:6px;outline-offset:-2px");
+    this.canvas.style.background = "var(--comfy-input-bg)";
+    this.cost = make("div", "cost", "font:12px sans-serif;color:var(--input-text);line-height:1.35");
+    this.message = make("div", "message", "font:12px sans-serif;line-height:1.35;white-space:pre-line");
+    this.message.setAttribute("role", "status");
+    this.element.append(this.canvas, this.cost, this.message);
+  }
+
+  value(name) {
+    return this.node.widgets.find((widget) => widget.name === name)?.value;
+  }
+
+  values() {
+    const named = this.node.widgets.filter((widget) => widget.serialize !== false && widget.name !== "editor");
+    return Object.fromEntries(named.map((widget) => [widget.name, widget.value]));
+  }
+
+  write(values) {
+    for (const [name, value] of Object.entries(values)) {
+      const widget = this.node.widgets.find((each) => each.name === name);
+      if (!widget || widget.value === value) continue;
+      widget.value = value;
+      widget.callback?.(value, app.canvas, this.node);
+    }
+    app.graph?.setDirtyCanvas(true, true);
+    this.redraw();
+    this.watch();
+  }
+
+  request() {
+    const values = this.values();
+    const { preview_steps, preview_tokens } = values;
+    return JSON.stringify({ values, preview_steps, preview_tokens, ...modelOf(this.node) });
+  }
+
+  watch() {
+    if (!this.node.graph || document.hidden) return;
+    this.presets.chosen(this.value("preset"));
+    const body = this.request();
+    if (this.asking || body === this.asked || performance.now() < this.retryAt) return;
+    this.asking = true;
+    this.ask(body).finally(() => (this.asking = false));
+  }
+
+  async ask(body) {
+    let answer;
+    let data;
+    try {
+      answer = await api.fetchApi("/sparsedit/schedule", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body,
+      });
+      data = await answer.json();
+    } catch {
+      this.retryAt = performance.now() + RETRY;
+      this.tell("away", "ComfyUI does not answer: the picture may be out of date.");
+      return;
+    }
+    this.asked = body;
+    if (!answer.ok) {
+      this.tell("error", data.error);
+      return;
+    }
+    this.view = data;
+    this.showPaperRow(JSON.parse(body).values.preset);
+    this.tell("ready", [data.model_error, data.warning].filter(Boolean).join("\n"));
+    const words = [data.summary, data.cost?.words, data.measured?.words].filter(Boolean);
+    this.cost.textContent = words.join("; ");
+  }
+
+  /** A row of the paper decides the rates; the sliders show them. */
+  showPaperRow(preset) {
+    if (preset === "custom" || preset !== this.value("preset")) return;
+    const { low, high } = this.view.limits;
+    this.write({ rate_noise: high, rate_clean: low });
+  }
+
+  tell(state, words) {
+    this.element.dataset.state = state;
+    this.message.textContent = words;
+    this.message.style.color = state === "ready" ? "#e0a030" : "var(--error-text, #ff5c5c)";
+    this.canvas.style.opacity = state === "ready" ? 1 : 0.45;
+    this.redraw();
+  }
+
+  redraw() {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!this.view || !width || !height) return;
+    const custom = this.value("curve") === "custom";
+    const points = custom ? readPoints(this.value("points")) : [];
+    const scale = Math.max(window.devicePixelRatio || 1, 1) * Math.min(Math.max(app.canvas?.ds?.scale ?? 1, 1), 3);
+    this.canvas.width = Math.round(width * scale);
+    this.canvas.height = Math.round(height * scale);
+    const context = this.canvas.getContext("2d");
+    context.scale(scale, scale);
+    this.frame = draw(context, this.view, points, this.points?.chosen ?? -1, width, height);
+    this.canvas.tabIndex = custom ? 0 : -1;
+    this.canvas.style.cursor = custom ? "crosshair" : "default";
+    this.canvas.setAttribute("role", custom ? "application" : "img");
+    this.canvas.setAttribute("aria-label", this.label(points));
+  }
+
+  label(points) {
+    const picture = `Tokens kept along the sampling: ${this.view.summary}.`;
+    if (this.value("curve") !== "custom") return picture;
+    const chosen = points[this.points.chosen];
+    const where = chosen ? ` Chosen point: time ${chosen[0].toFixed(2)}, rate ${chosen[1].toFixed(2)}.` : "";
+    return (
+      `${picture} ${points.length} points.${where} Click adds a point, right click deletes it; Tab chooses one, ` +
+      "arrows move it, Delete removes it, Enter adds one."
+    );
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.observer.disconnect();
+    this.presets.close();
+  }
+}
+
+app.registerExtension({
+  name: "sparsedit.scheduleEditor",
+  nodeCreated(node) {
+    if (node.comfyClass !== NODE) return;
+    const editor = new Editor(node);
+    const widget = node.addDOMWidget("editor", "sparsedit_editor", editor.element, {
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => HEIGHT,
+    });
+    widget.serialize = false; // keeps it out of widgets_values
+    node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
+    const removed = node.onRemoved;
+    node.onRemoved = function (...args) {
+      editor.close();
+      removed?.apply(this, args);
+    };
+  },
+});
