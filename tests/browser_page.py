@@ -165,9 +165,11 @@ class Canvas:
         """The editor's picture as a data URL."""
         return str(self.ask("() => document.querySelector('[data-sparsedit=canvas]').toDataURL()"))
 
-    def focus_graph(self) -> None:
-        """Take the focus from any field, so that shortcuts go to the graph."""
-        self.ask("() => { document.activeElement?.blur(); window.app.canvas.canvas.focus() }")
+    def click_title(self) -> None:
+        """Click the title of the node that :meth:`show` brought into view, which selects it and ends an edit."""
+        self.ask("() => document.activeElement?.blur()")
+        self.page.mouse.click(300, 105)
+        self.page.wait_for_function("() => Object.keys(window.app.canvas.selected_nodes).length === 1")
 
     def screenshot(self, name: str) -> None:
         """Into the folder of ``$SPARSEDIT_SHOTS``, if it is given."""
