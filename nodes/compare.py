@@ -51,7 +51,7 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="difference", tooltip="|images - reference| times gain, black is equal."),
+                io.Image.Output(display_name="difference", tooltip="Absolute difference times gain; black is equal."),
                 io.String.Output(display_name="text", tooltip="PSNR and SSIM of every picture, and the means."),
                 io.Float.Output(display_name="psnr", tooltip="Mean PSNR in dB; infinite if pictures are equal."),
                 io.Float.Output(display_name="ssim", tooltip="Mean SSIM, 1 for equal pictures."),
