@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..sparsedit_core.checkpoint import CheckpointError, read_checkpoint
+from ..sparsedit_core.checkpoint import CheckpointError, describe_checkpoint, is_mapped
 from ..sparsedit_core.layout import SegmentLayout
 from ..sparsedit_core.measured import grid_seconds
 from ..sparsedit_core.schedule import Grid
@@ -27,6 +27,7 @@ from .runs import finished
 from .schedule_widgets import Widgets
 
 MOST_TOKENS, MOST_STEPS = 4096, 1000  # of a side; of a preview
+MOST_READ = 200_000_000  # bytes of a file that is read while people edit
 FACTS: dict[str, Any] = {"num_heads": int, "sparse_side": int, "position_scale": (int, float), "base_size": int}
 """Widgets of SparseDiT Load Checkpoint that say what a file may not hold, and their kinds."""
 
@@ -76,7 +77,13 @@ def _model(data: dict[str, Any]) -> tuple[ViewedModel | None, str]:
 
 @lru_cache(maxsize=8)
 def _viewed(name: str, _stamp: str, facts: tuple[Any, ...]) -> ViewedModel:  # the stamp is part of the key only
-    found = read_checkpoint(checkpoint_path(name), **dict(zip(FACTS, facts, strict=True)))
+    path = Path(checkpoint_path(name))
+    if path.stat().st_size > MOST_READ and not is_mapped(path):
+        raise ValueError(
+            f"{name} is a file that must be read as a whole to know its model, so its costs are not shown while you "
+            "edit; save it with SparseDiT Save Checkpoint to see them"
+        )
+    found = describe_checkpoint(path, **dict(zip(FACTS, facts, strict=True)))
     return ViewedModel(Path(name).name, found.config, found.schedule)
 
 

@@ -20,6 +20,10 @@ const WATCH = 100; // ms between two looks at the widgets: loading and undo call
 const RETRY = 2000;
 const HEIGHT = 330;
 const WIDTH = 420;
+const RATES = ["rate_noise", "rate_clean"];
+
+/** Lets ComfyUI's undo see a change that no mouse or key event of its own led to. */
+const remember = () => app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
 
 class Editor {
   constructor(node) {
@@ -29,13 +33,17 @@ class Editor {
     this.asking = false;
     this.retryAt = 0;
     this.build();
-    this.presets = new Presets(node, () => this.values(), (values) => this.write(values));
+    this.presets = new Presets(node, () => this.values(), (values) => {
+      this.write(values);
+      remember();
+    });
     this.element.append(this.presets.element);
     this.points = new PointEditor(this.canvas, {
       active: () => this.value("curve") === "custom" && Boolean(this.view),
       points: () => readPoints(this.value("points")),
       store: (points) => this.write({ points: writePoints(points) }),
-      limits: () => this.view.limits,
+      limits: () => this.limits(),
+      stored: () => remember(),
       redraw: () => this.redraw(),
       get frame() {
         return this.owner.frame;
@@ -45,6 +53,9 @@ class Editor {
     this.observer = new ResizeObserver(() => this.redraw());
     this.observer.observe(this.canvas);
     this.timer = setInterval(() => this.watch(), WATCH);
+    this.ran = () => (this.asked = ""); // a finished run may have measured what is shown
+    api.addEventListener("execution_success", this.ran);
+    for (const name of RATES) this.leaveRowWith(name);
   }
 
   build() {
@@ -75,12 +86,14 @@ class Editor {
   }
 
   write(values) {
+    this.writing = true;
     for (const [name, value] of Object.entries(values)) {
       const widget = this.node.widgets.find((each) => each.name === name);
       if (!widget || widget.value === value) continue;
       widget.value = value;
       widget.callback?.(value, app.canvas, this.node);
     }
+    this.writing = false;
     app.graph?.setDirtyCanvas(true, true);
     this.redraw();
     this.watch();
@@ -128,10 +141,34 @@ class Editor {
     this.cost.textContent = words.join("; ");
   }
 
+  /** Between which rates points may lie: those of the sliders, also while the server refuses points beyond them. */
+  limits() {
+    if (this.value("preset") !== "custom") return this.view.limits;
+    return { low: this.value("rate_clean"), high: this.value("rate_noise") };
+  }
+
+  /** A slider moved by hand leaves the paper's row for `custom`, the other slider at the row's rate. */
+  leaveRowWith(name) {
+    const widget = this.node.widgets.find((each) => each.name === name);
+    const called = widget.callback;
+    widget.callback = (value, ...others) => {
+      const result = called?.call(widget, value, ...others);
+      const { low, high } = this.view?.limits ?? {};
+      const row = { rate_noise: high, rate_clean: low };
+      const shown = this.shownRow && this.shownRow === this.value("preset");
+      if (!this.writing && shown && Math.abs(value - row[name]) > 1e-6) {
+        this.shownRow = "";
+        this.write({ ...row, [name]: value, preset: "custom" });
+      }
+      return result;
+    };
+  }
+
   /** A row of the paper decides the rates; the sliders show them. */
   showPaperRow(preset) {
     if (preset === "custom" || preset !== this.value("preset")) return;
     const { low, high } = this.view.limits;
+    this.shownRow = preset;
     this.write({ rate_noise: high, rate_clean: low });
   }
 
@@ -173,6 +210,7 @@ class Editor {
 
   close() {
     clearInterval(this.timer);
+    api.removeEventListener("execution_success", this.ran);
     this.observer.disconnect();
     this.presets.close();
   }

@@ -18,7 +18,7 @@ export function writePoints(points) {
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** Lets people edit. `host` has active(), points(), store(points), frame, limits() and redraw(). */
+/** Lets people edit. `host` has active(), points(), store(points), frame, limits(), stored() and redraw(). */
 export class PointEditor {
   constructor(canvas, host) {
     this.canvas = canvas;
@@ -27,7 +27,7 @@ export class PointEditor {
     this.dragged = false;
     canvas.addEventListener("pointerdown", (event) => this.press(event));
     canvas.addEventListener("pointermove", (event) => this.drag(event));
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (this.dragged = false));
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => this.release());
     canvas.addEventListener("contextmenu", (event) => this.remove(event));
     canvas.addEventListener("keydown", (event) => this.key(event));
     canvas.addEventListener("blur", () => this.choose(-1));
@@ -74,6 +74,11 @@ export class PointEditor {
     this.move(this.chosen, this.host.frame.time(x), 1 - this.host.frame.density(y));
   }
 
+  release() {
+    if (this.dragged) this.host.stored();
+    this.dragged = false;
+  }
+
   remove(event) {
     if (!this.host.active()) return;
     const number = this.near(...this.at(event));
@@ -81,6 +86,7 @@ export class PointEditor {
     event.preventDefault();
     event.stopPropagation();
     this.drop(number);
+    this.host.stored();
   }
 
   key(event) {
@@ -105,6 +111,7 @@ export class PointEditor {
     }
     event.preventDefault();
     event.stopPropagation();
+    if (event.key !== "Tab") this.host.stored();
   }
 
   move(number, time, rate) {

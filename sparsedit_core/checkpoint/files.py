@@ -51,6 +51,13 @@ def read_file(path: str | os.PathLike[str]) -> RawFile:
     return RawFile(_load(path, mmap=False))
 
 
+def is_mapped(path: str | os.PathLike[str]) -> bool:
+    """Whether :func:`read_file` leaves the weights unread; ``CheckpointError`` for what is no checkpoint."""
+    path = Path(path)
+    kind = sniff(path)
+    return kind == "safetensors" or (kind == "zip" and path.suffix != ".safetensors" and _check_zip(path))
+
+
 def _read_safetensors(path: Path) -> RawFile:
     try:
         with safe_open(path, "pt", device="cpu") as file:

@@ -134,7 +134,28 @@ def build_model(checkpoint: Checkpoint) -> Loaded:
     return Loaded(model=model.eval(), **described)
 
 
+def describe_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    num_heads: int | None = None,
+    sparse_side: int | None = None,
+    position_scale: float | None = None,
+    base_size: int | None = None,
+) -> Description:
+    """:func:`read_checkpoint` without its tensors: of files that :func:`.files.is_mapped` no weight is read."""
+    grid = None if base_size is None else (base_size, base_size)
+    given = Facts(num_heads=num_heads, sparse_side=sparse_side, base_size=grid, position_scale=position_scale)
+    return _described(Path(path), given, None)[1]
+
+
 def _read(path: Path, given: Facts, semantics: Semantics | None, dtype: torch.dtype | None) -> Checkpoint:
+    state, description, table = _described(path, given, semantics)
+    tensors = _assemble(state, table, description.config, dtype)
+    return Checkpoint(state=tensors, **{item.name: getattr(description, item.name) for item in fields(Description)})
+
+
+def _described(path: Path, given: Facts, semantics: Semantics | None) -> tuple[dict[str, Any], Description, Table]:
+    """The file's own tensors, what they are, and the table from one to the other."""
     raw = read_file(path)
     state, args = unwrap(raw.content)
     metadata = raw.metadata
@@ -156,8 +177,7 @@ def _read(path: Path, given: Facts, semantics: Semantics | None, dtype: torch.dt
             config, table = _dit(path, state, format_name, given.over(facts_from_args(args)), semantics)
         description = Description(config=config, format=format_name, latent=default_latent(config))
     raise_problems(fit_problems(state, table, description.config), description.format)
-    tensors = _assemble(state, table, description.config, dtype)
-    return Checkpoint(state=tensors, **{item.name: getattr(description, item.name) for item in fields(Description)})
+    return state, description, table
 
 
 def _check_keywords(family: Family, given: Facts, semantics: Semantics | None) -> None:

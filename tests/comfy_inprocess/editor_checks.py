@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_pack import pack
 from load_checks import error_of
 from sampling import sample
@@ -117,3 +118,22 @@ def check_presets_are_kept_sent_and_refused() -> None:
         newer = json.dumps(json.loads(kept["text"]) | {"version": 9})
         assert "version 9" in error_of(lambda: presets.from_text(newer))
         assert sorted(file.name for file in folder.iterdir()) == ["Yours.json", "broken.json"]
+
+
+def check_a_large_file_that_cannot_be_mapped_is_not_read() -> None:
+    routes, sd = pack("nodes.routes"), pack("sparsedit_core")
+    kept = routes.MOST_READ, routes.checkpoint_path, routes.file_stamp
+    with tempfile.TemporaryDirectory() as folder:
+        model = sd.DiT(sd.DiTConfig(input_size=(16, 16), hidden_size=32, depth=2, num_heads=4, num_classes=10))
+        old = Path(folder) / "old.pt"
+        torch.save(model.state_dict(), old, _use_new_zipfile_serialization=False)
+        routes.checkpoint_path, routes.file_stamp = lambda _name: str(old), str
+        try:
+            facts = {"num_heads": 4}
+            assert "is a dense model" in answer(checkpoint="old.pt", facts=facts)["model_error"]
+            routes._viewed.cache_clear()
+            routes.MOST_READ = 10
+            assert "read as a whole" in answer(checkpoint="old.pt", facts=facts)["model_error"]
+        finally:
+            routes.MOST_READ, routes.checkpoint_path, routes.file_stamp = kept
+            routes._viewed.cache_clear()
