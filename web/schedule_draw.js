@@ -54,18 +54,41 @@ function frameOf(view, points, width, height) {
   return new Frame(width, height, Math.min(top, 1.08));
 }
 
-/** The whole picture; `points` are those of a custom curve, or empty, `chosen` the number of the focused one. */
-export function draw(context, view, points, chosen, width, height) {
+/**
+ * The whole picture; `points` are those of a custom curve, or empty, `chosen` the number of the focused one. The step
+ * nearest to the column `hover` is told in words.
+ */
+export function draw(context, view, points, chosen, width, height, hover = null) {
   const colours = theme();
   const frame = frameOf(view, points, width, height);
   context.clearRect(0, 0, width, height);
   trainedRange(context, frame, view, colours);
-  axes(context, frame, colours);
+  const step = hover === null ? -1 : nearest(frame, view, hover);
+  axes(context, frame, step < 0 ? caption(context, frame, view) : told(view, step), colours);
   kept(context, frame, view, colours);
   labels(context, frame, view, colours);
-  dots(context, frame, view, colours);
+  dots(context, frame, view, step, colours);
   points.forEach((point, number) => handle(context, frame, point, number === chosen, colours));
   return frame;
+}
+
+function nearest(frame, view, x) {
+  const far = view.evaluations.map((evaluation) => Math.abs(frame.x(evaluation.time) - x));
+  return far.indexOf(Math.min(...far));
+}
+
+/** What the picture is, and the legend of the shaded range where there is room. */
+function caption(context, frame, view) {
+  const words = "tokens kept at each step";
+  const legend = `${words}; green: trained range`;
+  context.font = "11px sans-serif";
+  return view.trained && context.measureText(legend).width < frame.width - 20 ? legend : words;
+}
+
+function told(view, step) {
+  const { grid, density } = view.evaluations[step];
+  const share = view.cost ? `, ${Math.round(100 * view.cost.per_evaluation[step])} % of dense MACs` : "";
+  return `step ${step + 1} of ${view.evaluations.length}: ${grid.join("x")}, ${Math.round(100 * density)} % of tokens${share}`;
 }
 
 function trainedRange(context, frame, view, colours) {
@@ -85,7 +108,7 @@ function trainedRange(context, frame, view, colours) {
   context.globalAlpha = 1;
 }
 
-function axes(context, frame, colours) {
+function axes(context, frame, words, colours) {
   context.font = "11px sans-serif";
   context.lineWidth = 1;
   context.textBaseline = "middle";
@@ -106,7 +129,7 @@ function axes(context, frame, colours) {
   context.textAlign = "right";
   context.fillText("image", frame.x(0), frame.lower + 5);
   context.textAlign = "center";
-  context.fillText("tokens kept along the sampling", (frame.x(1) + frame.x(0)) / 2, frame.lower + 19);
+  context.fillText(words, (frame.x(1) + frame.x(0)) / 2, frame.lower + 19);
 }
 
 function stairs(context, frame, buckets) {
@@ -167,14 +190,19 @@ function halo(context, words, x, y, colours) {
   context.fillText(words, x, y);
 }
 
-function dots(context, frame, view, colours) {
+function dots(context, frame, view, chosen, colours) {
   const radius = view.evaluations.length > 60 ? 1.6 : 2.8;
   context.fillStyle = colours.dots;
-  for (const { time, density } of view.evaluations) {
+  view.evaluations.forEach(({ time, density }, number) => {
     context.beginPath();
-    context.arc(frame.x(time), frame.y(density), radius, 0, 7);
+    context.arc(frame.x(time), frame.y(density), number === chosen ? radius + 2 : radius, 0, 7);
     context.fill();
-  }
+  });
+  if (chosen < 0) return;
+  const { time, density } = view.evaluations[chosen];
+  context.strokeStyle = colours.dots;
+  context.lineWidth = 1;
+  line(context, frame.x(time), frame.y(density), frame.x(time), frame.lower);
 }
 
 function handle(context, frame, [time, rate], chosen, colours) {

@@ -50,6 +50,9 @@ class Editor {
       },
       owner: this,
     });
+    this.hover = null;
+    this.canvas.addEventListener("pointermove", (event) => this.pointAt(this.points.at(event)[0]));
+    this.canvas.addEventListener("pointerleave", () => this.pointAt(null));
     this.observer = new ResizeObserver(() => this.redraw());
     this.observer.observe(this.canvas);
     this.timer = setInterval(() => this.watch(), WATCH);
@@ -131,6 +134,7 @@ class Editor {
     }
     this.asked = body;
     if (!answer.ok) {
+      this.cost.textContent = ""; // figures beside other sliders would be wrong ones
       this.tell("error", data.error);
       return;
     }
@@ -172,6 +176,12 @@ class Editor {
     this.write({ rate_noise: high, rate_clean: low });
   }
 
+  /** The step above or below the mouse is told in words. */
+  pointAt(x) {
+    this.hover = x;
+    this.redraw();
+  }
+
   tell(state, words) {
     this.element.dataset.state = state;
     this.message.textContent = words;
@@ -190,7 +200,7 @@ class Editor {
     this.canvas.height = Math.round(height * scale);
     const context = this.canvas.getContext("2d");
     context.scale(scale, scale);
-    this.frame = draw(context, this.view, points, this.points?.chosen ?? -1, width, height);
+    this.frame = draw(context, this.view, points, this.points?.chosen ?? -1, width, height, this.hover);
     this.canvas.tabIndex = custom ? 0 : -1;
     this.canvas.style.cursor = custom ? "crosshair" : "default";
     this.canvas.setAttribute("role", custom ? "application" : "img");
