@@ -20,6 +20,7 @@ const WATCH = 100; // ms between two looks at the widgets: loading and undo call
 const RETRY = 2000;
 const HEIGHT = 330;
 const WIDTH = 420;
+const WARNING = "color-mix(in srgb, #e0a030 65%, var(--input-text))"; // legible on light and dark
 const RATES = ["rate_noise", "rate_clean"];
 
 /** Lets ComfyUI's undo see a change that no mouse or key event of its own led to. */
@@ -185,7 +186,7 @@ class Editor {
   tell(state, words) {
     this.element.dataset.state = state;
     this.message.textContent = words;
-    this.message.style.color = state === "ready" ? "#e0a030" : "var(--error-text, #ff5c5c)";
+    this.message.style.color = state === "ready" ? WARNING : "var(--error-text, #ff5c5c)";
     this.canvas.style.opacity = state === "ready" ? 1 : 0.45;
     this.redraw();
   }
