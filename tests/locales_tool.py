@@ -1,5 +1,6 @@
-"""The texts of the nodes in other languages: ``python tests/locales_tool.py check | update | accept LANGUAGE [KEY ...]``.
+"""The nodes' texts in other languages: ``python tests/locales_tool.py check | update | accept LANGUAGE [KEY ...]``.
 
+Run it where the package is installed, or with ``PYTHONPATH=.``.
 ``update`` writes English from the nodes' schemas, with the first ComfyUI that is found. Every translation remembers the
 English it was made from (``locales/fingerprints.json``), so ``check`` can name those whose English has changed since.
 ``accept`` says that the translations of these keys, or of all keys, are right for the English of today.
@@ -29,7 +30,7 @@ LANGUAGES = ("de", "es", "fr", "ja", "ko", "zh")  # besides English
 FINGERPRINTS = FOLDER / "fingerprints.json"
 NUMBER = re.compile(r"(?<![A-Za-z_\d])\d*\.?\d+(?![\d]|_[a-z])")
 # words of code and of the field that are written alike in every language
-FIXED = re.compile(r"MACs|FLOPs|PSNR|SSIM|LoRA|JSON|PNG|VAE|MODEL|PixArt|SparseDiT|ComfyUI|torch\.compile|%[^% ]+%|\.\w+s\b")
+FIXED = re.compile(r"MACs|FLOPs|PSNR|SSIM|LoRA|JSON|PNG|MODEL|PixArt|SparseDiT|ComfyUI|torch\.compile|%[^% ]+%")
 SYNTAX = re.compile(r"[|{}@]")  # the frontend would read these as vue-i18n's own
 
 
