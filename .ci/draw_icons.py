@@ -56,7 +56,8 @@ def draw(width: int, height: int, columns: list[tuple[int, int]]) -> Image.Image
             for top in range(0, height, side):
                 x = left + column * side
                 box = (x + gap / 2, top + gap / 2, x + side - gap / 2, top + side - gap / 2)
-                brush.rounded_rectangle([value * OVER for value in box], side * 0.12 * OVER, mean(x, top, side, width, height))
+                colour = mean(x, top, side, width, height)
+                brush.rounded_rectangle([value * OVER for value in box], side * 0.12 * OVER, colour)
         left += count * side
     if left != width:
         raise ValueError(f"the columns are {left} wide, the picture is {width}; change a count")
@@ -71,7 +72,7 @@ def main(folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        few = picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few = picture.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         few.save(folder / f"{name}.png", optimize=True)
         print(f"{name}.png {picture.width} x {picture.height}, {(folder / f'{name}.png').stat().st_size} bytes")
 
