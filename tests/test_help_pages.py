@@ -26,3 +26,13 @@ def test_the_page_names_every_input(node: str) -> None:
     table = [line for line in PAGES[node].splitlines() if line.startswith("|")]
     for name in names:
         assert any(name in line.split("|")[1] for line in table), name
+
+
+def test_linked_pictures_are_there_and_small() -> None:
+    linked = {(name, link) for name, text in PAGES.items() for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)}
+    assert linked
+    for name, link in linked:
+        picture = PACK / "web" / "docs" / link
+        assert picture.is_file(), f"{name}: {link}"
+        assert picture.stat().st_size < 120_000, link
+    assert sum(picture.stat().st_size for picture in (PACK / "web" / "images").glob("help_*.png")) < 1_000_000
