@@ -23,7 +23,7 @@ from comfy_env import ComfyUI, find_comfyui  # noqa: E402
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold
 NEEDED = ("__init__.py", "pyproject.toml", "LICENSE", "README.md", "web/images/icon.png", "web/images/banner.png")
-HIDDEN = ("accelerate", "diffusers", "tensorboard", "pytest", "hypothesis", "einops_exts")
+HIDDEN = ("accelerate", "diffusers", "tensorboard", "pytest", "hypothesis")
 LIMIT = 20 * 2**20
 PROBE = """
 import asyncio, json, sys
