@@ -23,9 +23,9 @@ import asyncio, json, sys, time
 root, base, pack = sys.argv[1:4]
 sys.argv[1:] = ["--cpu", "--base-directory", base]
 sys.path.insert(0, root)
-import utils.extra_config  # first, as main.py does: some library brings another `utils`
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config  # early, as main.py does: some library brings another `utils`
 import nodes
 asyncio.run(nodes.init_builtin_extra_nodes())
 import server  # a starting ComfyUI has it, with aiohttp and Pillow, before custom nodes load
@@ -69,7 +69,7 @@ def main(runs: int = 5, limit: float = 150.0) -> None:
         training = training_code(results[0][2])
         wrong = wrong or added > limit or bool(training)
         print(f"ComfyUI {comfy}: {start:.2f} s without the pack, which adds {added:.0f} ms", end=" ")
-        print(f"(least of {runs} runs, limit {limit:.0f} ms); training code: {', '.join(training) or 'none'}", flush=True)
+        print(f"(least of {runs}, limit {limit:.0f} ms); training code: {', '.join(training) or 'none'}", flush=True)
     sys.exit(int(wrong))
 
 
