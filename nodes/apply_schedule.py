@@ -12,7 +12,7 @@ from ..sparsedit_core.schedule_view import outside_note
 from .info import sparsedit_info
 from .pruning_schedule import ScheduleType
 from .schedule_patch import FULL_DENSITY, attach_schedule
-from .show import show_text
+from .show import show_text, told_on
 
 log = logging.getLogger("sparsedit")
 
@@ -45,12 +45,13 @@ class SparseDiTApplySchedule(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, schedule: PruningSchedule | None = None) -> io.NodeOutput:
-        info = sparsedit_info(model)
-        if info.layout is None:
-            raise ValueError(
-                f"{info.source} is a dense {info.name}, which has no sparse tokens to schedule; load a sparse "
-                "checkpoint, or put SparseDiT Patch Model or SparseDiT Convert in front of this node"
-            )
+        with told_on(cls):
+            info = sparsedit_info(model)
+            if info.layout is None:
+                raise ValueError(
+                    f"{info.source} is a dense {info.name}, which has no sparse tokens to schedule; load a sparse "
+                    "checkpoint, or put SparseDiT Patch Model or SparseDiT Convert in front of this node"
+                )
         schedule = schedule or FULL_DENSITY
         note = outside_note(schedule, info.config, info.schedule)
         if note:

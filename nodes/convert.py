@@ -12,6 +12,7 @@ from .carry import carry_over, refuse_bound_changes
 from .info import dense_info
 from .models import build_from, dense_record, model_dtype, recipe_of
 from .recipes import ConvertRecipe
+from .show import told_on
 
 NAME = "SparseDiT Convert"
 
@@ -71,6 +72,7 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The sparse model with everything that was applied to the dense one.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -83,12 +85,13 @@ class SparseDiTConvert(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, layout: str, sparse_side: int, fusion: Any) -> io.NodeOutput:
-        dense = dense_info(model, NAME)
-        refuse_bound_changes(model, NAME)
-        roles = SegmentLayout.parse(layout)
-        roles.check_depth(dense.config.depth)
-        check_side(sparse_side, dense.config.grid)
-        recipe = ConvertRecipe(recipe_of(model), roles, sparse_side, fusion)
-        converted = build_from(recipe.convert(dense_record(model)), recipe, model_dtype(model))
+        with told_on(cls):
+            dense = dense_info(model, NAME)
+            refuse_bound_changes(model, NAME)
+            roles = SegmentLayout.parse(layout)
+            roles.check_depth(dense.config.depth)
+            check_side(sparse_side, dense.config.grid)
+            recipe = ConvertRecipe(recipe_of(model), roles, sparse_side, fusion)
+            converted = build_from(recipe.convert(dense_record(model)), recipe, model_dtype(model))
         carry_over(model, converted)
         return io.NodeOutput(converted)

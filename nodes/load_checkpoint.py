@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .files import checkpoint_names, checkpoint_path, file_stamp, missing
 from .models import WEIGHT_DTYPES, build_patcher
 from .recipes import FileRecipe
+from .show import told_on
 
 
 class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
@@ -95,6 +96,7 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
                     tooltip="The model. If the file holds the pruning schedule it was trained with, that is applied."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -116,5 +118,6 @@ class SparseDiTLoadCheckpoint(io.ComfyNode):  # type: ignore[misc]
         base_size: int = 0,
     ) -> io.NodeOutput:
         facts = num_heads or None, sparse_side or None, position_scale or None, base_size or None
-        recipe = FileRecipe(checkpoint_path(checkpoint), *facts)
-        return io.NodeOutput(build_patcher(recipe, WEIGHT_DTYPES[weight_dtype]))
+        with told_on(cls):
+            recipe = FileRecipe(checkpoint_path(checkpoint), *facts)
+            return io.NodeOutput(build_patcher(recipe, WEIGHT_DTYPES[weight_dtype]))

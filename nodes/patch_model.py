@@ -12,6 +12,7 @@ from .files import checkpoint_names, checkpoint_path, file_stamp, missing
 from .info import SparseDiTInfo, dense_info, family_name
 from .models import build_from, model_dtype
 from .recipes import FileRecipe
+from .show import told_on
 from .stock import is_stock
 
 NAME = "SparseDiT Patch Model"
@@ -72,6 +73,7 @@ class SparseDiTPatchModel(io.ComfyNode):  # type: ignore[misc]
                     )
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -84,10 +86,11 @@ class SparseDiTPatchModel(io.ComfyNode):  # type: ignore[misc]
 
     @classmethod
     def execute(cls, model: Any, checkpoint: str, sparse_side: int = 0) -> io.NodeOutput:
-        dense = dense_info(model, NAME)
-        refuse_bound_changes(model, NAME)
-        recipe, record = _read(FileRecipe(checkpoint_path(checkpoint), None, sparse_side or None), dense)
-        _check_fit(dense, record, recipe.source, is_stock(model))
+        with told_on(cls):
+            dense = dense_info(model, NAME)
+            refuse_bound_changes(model, NAME)
+            recipe, record = _read(FileRecipe(checkpoint_path(checkpoint), None, sparse_side or None), dense)
+            _check_fit(dense, record, recipe.source, is_stock(model))
         patched = build_from(record, recipe, model_dtype(model))
         carry_over(model, patched)
         return io.NodeOutput(patched)

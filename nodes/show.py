@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,10 +18,31 @@ def to_image(picture: Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0)[None]
 
 
+_shown: set[str] = set()  # ids of nodes with a text: a blank takes up room, so it is sent only to wipe another
+
+
 def show_text(text: str, node: type[io.ComfyNode]) -> None:
-    """Write ``text`` on ``node``; nothing happens where no server runs (scripts, tests)."""
-    if node.hidden is not None:
-        show_on(node.hidden.unique_id, text)
+    """Write ``text`` on ``node``, "" wipes it off; nothing happens where no server runs (scripts, tests)."""
+    if node.hidden is None:
+        return
+    number = str(node.hidden.unique_id)
+    if text or number in _shown:
+        show_on(number, text or " ")  # browsers ignore an empty one
+    (_shown.add if text else _shown.discard)(number)
+
+
+@contextmanager
+def told_on(node: type[io.ComfyNode]) -> Iterator[None]:
+    """A ``ValueError`` of the block is also written on ``node``, which must declare ``unique_id`` as hidden.
+
+    ComfyUI itself keeps the sentence of an error in a run behind "View details".
+    """
+    show_text("", node)
+    try:
+        yield
+    except ValueError as error:
+        show_text(str(error), node)
+        raise
 
 
 def show_on(node_id: str, text: str) -> None:
