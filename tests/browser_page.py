@@ -54,7 +54,9 @@ class Canvas:
         """Load or reload the page."""
         self.page.goto(f"http://127.0.0.1:{self.port}/")
         self.page.wait_for_function(
-            "kind => window.app?.graph?.nodes && window.LiteGraph?.registered_node_types[kind]",
+            # until the last workflow is there again
+            "kind => window.LiteGraph?.registered_node_types[kind] && window.app?.graph?.nodes.length"
+            " && window.app.extensionManager?.workflow?.activeWorkflow?.changeTracker",
             arg="SparseDiTPruningSchedule",
         )
         self.settle()
@@ -165,10 +167,16 @@ class Canvas:
         """The editor's picture as a data URL."""
         return str(self.ask("() => document.querySelector('[data-sparsedit=canvas]').toDataURL()"))
 
-    def click_title(self) -> None:
-        """Click the title of the node that :meth:`show` brought into view, which selects it and ends an edit."""
+    def click_title(self, kind: str) -> None:
+        """Click the title of the first node of a kind, which selects it and ends an edit."""
         self.ask("() => document.activeElement?.blur()")
-        self.page.mouse.click(300, 105)
+        x, y = self.ask(
+            f"kind => {{ const n = {NODE}, {{ scale, offset }} = window.app.canvas.ds,"
+            " box = window.app.canvas.canvas.getBoundingClientRect();"
+            " return [box.x + (n.pos[0] + 180 + offset[0]) * scale, box.y + (n.pos[1] - 15 + offset[1]) * scale] }",
+            kind,
+        )
+        self.page.mouse.click(x, y)
         self.page.wait_for_function("() => Object.keys(window.app.canvas.selected_nodes).length === 1")
 
     def screenshot(self, name: str) -> None:

@@ -120,7 +120,7 @@ def test_undo_and_redo(editing: Canvas) -> None:
     editing.drag_slider(SCHEDULE, "rate_clean", 0.3)
     after = editing.widget(SCHEDULE, "rate_clean")
     assert after != before
-    editing.click_title()
+    editing.click_title(SCHEDULE)
     editing.page.keyboard.press("Control+z")
     editing.wait_widget(SCHEDULE, "rate_clean", before)
     editing.page.keyboard.press("Control+y")
@@ -131,7 +131,7 @@ def test_undo_and_redo(editing: Canvas) -> None:
 def test_a_copy_has_the_values_and_an_editor_of_its_own(editing: Canvas) -> None:
     editing.drag_slider(SCHEDULE, "rate_clean", 0.35)
     value = editing.widget(SCHEDULE, "rate_clean")
-    editing.click_title()
+    editing.click_title(SCHEDULE)
     editing.page.keyboard.press("Control+c")
     editing.page.keyboard.press("Control+v")
     two = "kind => window.app.graph.nodes.filter(n => n.type === kind).length === 2"
@@ -145,7 +145,7 @@ def test_a_copy_has_the_values_and_an_editor_of_its_own(editing: Canvas) -> None
 
 def test_reloading_the_page_finds_everything_as_it_was(editing: Canvas) -> None:
     editing.drag_slider(SCHEDULE, "rate_clean", 0.4)
-    editing.click_title()
+    editing.click_title(SCHEDULE)
     value = editing.widget(SCHEDULE, "rate_clean")
     kept = (
         "([kind, value]) => [localStorage, sessionStorage].flatMap(s => Object.values(s)).some(text => {"
