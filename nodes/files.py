@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import folder_paths
@@ -55,4 +56,5 @@ def file_stamp(name: str | None) -> str:
         return ""
     path = checkpoint_path(name)
     stat = os.stat(path)
-    return f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+    stamp = f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
+    return hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()  # ComfyUI writes it into shared pictures
