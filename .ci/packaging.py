@@ -27,7 +27,8 @@ def main() -> None:
     if extra:
         sys.exit(f"the installation also puts {sorted(extra)} at the top; see [tool.setuptools] in pyproject.toml")
     packed = {Path(*file.parts).as_posix() for file in files}
-    for name in ("py.typed", "bundled/dense.safetensors", "bundled/sparsedit.safetensors", "bundled/judge.safetensors"):
+    models = ("dense", "sparsedit", "pixart-dense", "pixart-sparsedit", "judge")
+    for name in ("py.typed", *(f"bundled/{model}.safetensors" for model in models)):
         if f"sparsedit_core/{name}" not in packed:
             sys.exit(f"sparsedit_core/{name} is missing from the installation; see package-data in pyproject.toml")
     with tempfile.TemporaryDirectory() as empty:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BUNDLED: tuple[str, ...] = ("sparsedit", "dense")
+BUNDLED: tuple[str, ...] = ("sparsedit", "dense", "pixart-sparsedit", "pixart-dense")
 """Names of the bundled checkpoints; ``"judge"`` is a file here too, the classifier that judges them."""
 
 FOLDER = Path(__file__).resolve().parent

@@ -24,7 +24,7 @@ from .sample import view
 SUMMARY = "sample a SparseDiT and its dense model from the same noise: seconds, MACs, PSNR, SSIM"
 EXAMPLE = "sparsedit compare bundled:sparsedit --classes all --out compare.png"
 
-DENSE_OF = {"bundled:sparsedit": "bundled:dense"}
+DENSE_OF = {"bundled:sparsedit": "bundled:dense", "bundled:pixart-sparsedit": "bundled:pixart-dense"}
 
 SHOWN = 10
 
