@@ -64,6 +64,7 @@ class SparseDiTCompare(io.ComfyNode):  # type: ignore[misc]
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # its picture on the node is reason enough to run
         )
 
     @classmethod

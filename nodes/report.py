@@ -12,7 +12,7 @@ from ..sparsedit_core.measured import speedup
 from ..sparsedit_core.plots_run import draw_run
 from ..sparsedit_core.run_record import RunRecord
 from .info import sparsedit_info
-from .runs import find, finished
+from .runs import find, finished, node_text
 from .schedule_patch import attached_to
 from .show import show_text, to_image
 
@@ -72,15 +72,16 @@ def runs_before(model: Any, hidden: Any) -> list[RunRecord]:
     return runs
 
 
-def sampled_by(hidden: Any) -> set[str] | None:
-    """All nodes whose results lead to the node of ``hidden``; ``None`` outside a prompt."""
+def sampled_by(hidden: Any) -> dict[str, str] | None:
+    """All nodes whose results lead to the node of ``hidden``, and what they are; ``None`` outside a prompt."""
     if hidden is None:
         return None
-    dynprompt, found, waiting = hidden.dynprompt, set(), [hidden.unique_id]
+    dynprompt, waiting = hidden.dynprompt, [hidden.unique_id]
+    found: set[str] = set()
     while waiting:
         inputs = dynprompt.get_node(waiting.pop())["inputs"].values()
         links = {value[0] for value in inputs if isinstance(value, list) and len(value) == 2}
         new = {source for source in links if isinstance(source, str) and dynprompt.has_node(source)} - found
         waiting += new
         found |= new
-    return found
+    return {source: node_text(dynprompt, source) for source in found}

@@ -5,10 +5,11 @@ Nothing here is consumed or written twice, so a MODEL from ComfyUI's execution c
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.run_record import RunRecord
@@ -19,12 +20,16 @@ KEPT_RUNS = 64
 
 
 class Published(NamedTuple):
-    """A record, the token of the MODEL that ran, the prompt and the node that sampled (empty outside a prompt)."""
+    """A record, the token of the MODEL that ran, the prompt and the node that sampled (empty outside a prompt).
+
+    ``node`` is what that node was (:func:`node_text`): another workflow may have another node of this number.
+    """
 
     token: str
     prompt_id: str
     node_id: str
     record: RunRecord
+    node: str = ""
 
 
 _runs: deque[Published] = deque(maxlen=KEPT_RUNS)
@@ -37,15 +42,23 @@ def publish(run: Published) -> None:
         _runs.append(run)
 
 
-def find(token: str, like: Signature, nodes: Collection[str] | None = None) -> list[RunRecord]:
-    """The runs of a MODEL by the sampling nodes ``nodes`` (``None``: all), in their order.
+def node_text(dynprompt: Any, node_id: str) -> str:
+    """Kind and inputs of a node of a prompt; ComfyUI answers a node from its cache only while they are equal."""
+    if not dynprompt.has_node(node_id):
+        return ""
+    node = dynprompt.get_node(node_id)
+    return json.dumps([node["class_type"], node["inputs"]], sort_keys=True, default=str)
+
+
+def find(token: str, like: Signature, nodes: Mapping[str, str] | None = None) -> list[RunRecord]:
+    """The runs of a MODEL by the sampling nodes ``nodes`` (id and :func:`node_text`; ``None``: all), in their order.
 
     Of each node only the newest prompt counts: a node that ComfyUI answered from its cache keeps the run that made
     the cached result. Nodes made by expansion (``12.0.1``) count as the node they come from. A MODEL that ComfyUI
     dropped and made again has a new token; then those of ``nodes`` with an equal signature are its runs.
     """
     with _lock:
-        runs = [run for run in _runs if nodes is None or _belongs(run.node_id, nodes)]
+        runs = [run for run in _runs if nodes is None or _belongs(run, nodes)]
     own = [run for run in runs if run.token == token]
     if nodes is not None and not own:
         own = [run for run in runs if (run.record.source, run.record.config, run.record.schedule) == like]
@@ -59,9 +72,11 @@ def finished() -> list[RunRecord]:
         return [run.record for run in _runs]
 
 
-def _belongs(node_id: str, nodes: Collection[str]) -> bool:
-    parts = node_id.split(".")
-    return any(".".join(parts[:n]) in nodes for n in range(1, len(parts) + 1))
+def _belongs(run: Published, nodes: Mapping[str, str]) -> bool:
+    if run.node_id in nodes:
+        return run.node in ("", nodes[run.node_id])
+    parts = run.node_id.split(".")
+    return any(".".join(parts[:n]) in nodes for n in range(1, len(parts)))
 
 
 def take(token: str) -> list[RunRecord]:

@@ -51,6 +51,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
                 io.String.Output(display_name="json", tooltip="The same as JSON; SparseDiT Save Image takes it."),
             ],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # its picture on the node is reason enough to run
         )
 
     @classmethod

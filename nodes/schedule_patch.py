@@ -17,6 +17,7 @@ from typing import Any
 
 import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
+from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ..sparsedit_core.config import BackboneConfig, PixArtConfig
@@ -24,7 +25,7 @@ from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
 from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
 from .progress import Progress
-from .runs import Published, publish
+from .runs import Published, node_text, publish
 from .sampling_time import diffusion_time, model_timestep
 
 log = logging.getLogger("sparsedit")
@@ -221,5 +222,8 @@ def _record(attached: Attached, info: Any, run: Run) -> RunRecord:
 def _publish(attached: Attached, record: RunRecord) -> None:
     log.info("%s: %s", record.source, record.summary())
     context = get_executing_context()
-    prompt_id, node_id = (context.prompt_id, context.node_id) if context else ("", "")
-    publish(Published(attached.token, prompt_id, node_id, record))
+    if context is None:
+        publish(Published(attached.token, "", "", record))
+        return
+    node = node_text(get_progress_state().dynprompt, context.node_id)
+    publish(Published(attached.token, context.prompt_id, context.node_id, record, node))
