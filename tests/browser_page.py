@@ -38,7 +38,7 @@ class Canvas:
         self.page, self.port, self.vue = page, port, vue
         self.errors: list[str] = []
         page.set_default_timeout(MILLISECONDS)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack}"))
         page.on("console", self._listen)
         settings = {"Comfy.VueNodes.Enabled": vue, "Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": True}
         body = json.dumps(settings).encode()
@@ -49,6 +49,11 @@ class Canvas:
         ours = "/extensions/sparsedit" in (message.location.get("url") or "") or "sparsedit" in message.text
         if message.type == "error" and ours:
             self.errors.append(message.text)
+
+    def _note(self, trace: str) -> None:
+        """Keep errors that our scripts have to do with; ComfyUI has some of its own."""
+        if "/sparsedit/" in trace:
+            self.errors.append(trace)
 
     def open(self) -> None:
         """Load or reload the page."""
