@@ -27,7 +27,7 @@ def show_text(text: str, node: type[io.ComfyNode]) -> None:
         return
     number = str(node.hidden.unique_id)
     if text or number in _shown:
-        show_on(number, text or " ")  # browsers ignore an empty one
+        show_on(number, text)
     (_shown.add if text else _shown.discard)(number)
 
 
@@ -50,4 +50,4 @@ def show_on(node_id: str, text: str) -> None:
     module = sys.modules.get("server")  # not imported: outside a server that fails on ComfyUI 0.3.64
     server = module and getattr(module.PromptServer, "instance", None)  # set when the server is made
     if server is not None:
-        server.send_progress_text(text, node_id)
+        server.send_progress_text(text or " ", node_id)  # browsers ignore an empty one

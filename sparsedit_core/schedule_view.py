@@ -29,7 +29,7 @@ class ViewedModel:
     def unknown(cls) -> ViewedModel:
         """:data:`UNKNOWN` with its default layout."""
         config = MODELS[UNKNOWN]
-        return cls(f"{UNKNOWN}, no model connected", replace(config, layout=default_layout(config)))
+        return cls(f"{UNKNOWN}, as the model is not known", replace(config, layout=default_layout(config)))
 
 
 def schedule_view(
