@@ -43,6 +43,7 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
                 io.String.Output(display_name="json", tooltip="The same as JSON: MACs, FLOPs, grids, times, seconds."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            is_output_node=True,  # its picture on the node is reason enough to run
         )
 
     @classmethod

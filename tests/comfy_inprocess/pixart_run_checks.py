@@ -237,7 +237,7 @@ def check_schedule_report_and_attention_of_others() -> None:
     picture = node("SparseDiTPruningSchedule").define_schema()
     assert "PixArt" in picture.description
     text_of = pack("nodes.pruning_schedule").summary
-    assert "% of dense MACs" in text_of(wanted, (32, 32), model)
+    assert "% of dense MACs" in text_of(wanted, (32, 32), model, 20)
 
 
 def check_every_sampler_follows_the_timestep() -> None:
