@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -173,23 +174,26 @@ def refuse(model: Any, patch: dict[Any, Any]) -> None:
     assert model.add_patches(patch) == []
 
 
-def warnings_of(call: Callable[[], None]) -> list[str]:
-    """The lines the pack logs meanwhile."""
-    import logging
+def warnings_of(call: Callable[[], object]) -> list[str]:
+    """The warnings the pack logs meanwhile."""
+    return [record.getMessage() for record in logged(call, logging.WARNING)]
 
-    lines: list[str] = []
+
+def logged(call: Callable[[], object], level: int) -> list[logging.LogRecord]:
+    """What the pack logs meanwhile, at this level and above."""
+    records: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[method-assign]
     logger = logging.getLogger("sparsedit")
-    level = logger.level
+    before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(level)
     try:
         call()
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
-    return lines
+        logger.setLevel(before)
+    return records
 
 
 def check_core_finds_every_name_and_drops_none() -> None:

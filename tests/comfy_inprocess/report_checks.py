@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from comfy_pack import node, pack
 from load_checks import error_of
+from lora_checks import logged
 from sampling import cancelled, sample
 from scheduled import apply, load, load_dense, records, schedule, spied
 
@@ -123,21 +124,9 @@ def check_a_run_is_one_line_in_the_log() -> None:
     assert infos_of(lambda: cancelled(model, 2, lambda clone: sample(clone, steps=3))) == []
 
 
-def infos_of(act: Callable[[], object]) -> list[str]:
+def infos_of(call: Callable[[], object]) -> list[str]:
     """What the pack logs as information meanwhile."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage()) if record.levelno == logging.INFO else None
-    log = logging.getLogger("sparsedit")
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        act()
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-    return lines
+    return [record.getMessage() for record in logged(call, logging.INFO) if record.levelno == logging.INFO]
 
 
 def check_progress_is_shown_on_the_executing_node_only() -> None:
