@@ -13,11 +13,11 @@ from sparsedit_core.dit import DiT
 from sparsedit_core.layers import CrossAttention, SelfAttention, attend
 from sparsedit_core.layout import SegmentLayout
 from sparsedit_core.schedule import PruningSchedule
-from sparsedit_core.train.autocast import fast_attention, product_attention
+from sparsedit_core.train.autocast import fast_attention, mixed_precision, product_attention
 from sparsedit_core.train.batches import MicroBatches
 from sparsedit_core.train.engine import train
 from sparsedit_core.train.objective import Objective
-from sparsedit_core.train.options import TrainOptions
+from sparsedit_core.train.options import Precision, TrainOptions
 from sparsedit_core.train.source import PIXELS, ProceduralSource
 
 SCHEDULE = PruningSchedule(rate_noise=0.9, rate_clean=0.5)
@@ -40,6 +40,17 @@ def test_product_attention_is_attention() -> None:
     torch.testing.assert_close(product_attention(q, k, v, 3), attend(q, k, v, 3), rtol=1e-5, atol=1e-6)
 
 
+DTYPES: list[tuple[Precision, torch.dtype]] = [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), DTYPES)
+def test_mixed_precision_casts_products_to_its_dtype_and_ends(precision: Precision, dtype: torch.dtype) -> None:
+    x = torch.ones(2, 2)
+    with mixed_precision("cpu", precision):
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_model_comes_out_as_it_went_in(wanted: bool) -> None:
     model = sparse_model()
@@ -59,7 +70,7 @@ def batch_loss(model: DiT, bfloat16: bool) -> torch.Tensor:
     """The loss of the first eight pictures."""
     options = TrainOptions(pictures=8, batch=8)
     batch = MicroBatches(ProceduralSource(), model.config, SCHEDULE, "flow", options)(0)
-    with fast_attention([model], bfloat16), torch.amp.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+    with fast_attention([model], bfloat16), mixed_precision("cpu", "bf16" if bfloat16 else "no"):
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return model(x, t, batch.conditions, sparse_grid=batch.grid)

@@ -20,7 +20,7 @@ COMFYUI |= {"latent_preview", "node_helpers", "nodes", "server"}
 
 # what registry checkers refuse anywhere in a pack; in two parts, so that this file does not hold them
 FORBIDDEN = [f"nn.{layer}(" for layer in ("Linear", "LayerNorm", "Conv2d", "Embedding")]
-FORBIDDEN += ["torch." + "autocast(", ".cu" + "da("]
+FORBIDDEN += ["torch." + name for name in ("autocast(", "amp.autocast", "cuda.amp.autocast")] + [".cu" + "da("]
 CORE_LINES, TEST_LINES = 300, 400
 
 

@@ -15,8 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from sparsedit_core.config import DiTConfig
 from sparsedit_core.cost import MODELS
 from sparsedit_core.schedule import PruningSchedule
-from sparsedit_core.train.autocast import recomputing
+from sparsedit_core.train.autocast import mixed_precision, recomputing
 from sparsedit_core.train.memory import kept_bytes, training_memory
+from sparsedit_core.train.options import Precision
 
 LAYOUT = "1+1x[1,1,1,0]+1"
 
@@ -61,13 +62,13 @@ def size(tensors: object) -> int:
 
 @pytest.mark.parametrize("layout", [None, LAYOUT])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_it_is_what_a_cpu_allocates(layout: str | None, precision: str) -> None:
+def test_it_is_what_a_cpu_allocates(layout: str | None, precision: Precision) -> None:
     """The bytes allocated in a forward pass and not freed after it, by torch's own account of its allocator."""
     wanted = config(layout) if layout else config(depth=3)
     model, (x, t, y) = random_model(wanted), inputs(wanted, batch=5)
 
     def loss() -> Tensor:
-        with torch.amp.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with mixed_precision("cpu", precision):
             output = model(x, t, y)
         return output.float().square().mean()
 

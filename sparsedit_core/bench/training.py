@@ -25,7 +25,7 @@ from ..conditions import Captions, Conditions, call_model, null_caption, with_cl
 from ..config import BackboneConfig, PixArtConfig
 from ..cost import caption_length
 from ..device import wait
-from ..train.autocast import fast_attention
+from ..train.autocast import fast_attention, mixed_precision
 from ..train.batches import MicroBatch, MicroBatches
 from ..train.engine import train
 from ..train.objective import Objective, objective_name
@@ -34,7 +34,6 @@ from ..train.progress import Progress, Watcher
 from ..train.source import Source
 
 _WARM_UP = 3  # steps of a stretch before the clock starts: memory is allocated, the first batch is made
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class RandomSource:
@@ -218,7 +217,6 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
         betas=(0.9, options.beta2),
         weight_decay=options.weight_decay,
     )
-    dtype = _DTYPES.get(options.precision)
     parts = [batch.to(device, torch.float32) for batch in ready]
     clock = _Clock(device)
     with ExitStack() as stack:
@@ -228,7 +226,7 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
                 clock = _Clock(device)
 
             def predict(x: Tensor, t: Tensor, batch: MicroBatch = batch) -> Tensor:
-                with torch.amp.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                with mixed_precision(device.type, options.precision):
                     output = call_model(model, x, t, batch.conditions, sparse_grid=batch.grid)
                 return output.float()
 

@@ -1,4 +1,4 @@
-"""What makes a training pass cheaper: an attention that is fast in bfloat16 on a CPU, and recomputed activations."""
+"""What makes a training pass cheaper: mixed precision, attention fast in bfloat16 on a CPU, recomputed activations."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.amp import autocast
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import Backbone
 from ..layers import CrossAttention, SelfAttention
 from ..sdtm import Block
+from .options import Precision
+
+_HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def mixed_precision(device_type: str, precision: Precision) -> autocast:
+    """Torch's autocast to ``precision`` on ``"cpu"``, ``"cuda"``, ...; for ``"no"`` it casts nothing.
+
+    For training alone, the same that accelerate's is: inference computes in the dtype of the weights, and inside
+    ComfyUI in that of its operations.
+    """
+    return autocast(device_type, _HALF.get(precision, torch.bfloat16), enabled=precision in _HALF)
 
 
 def product_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,9 @@ from ..config import BackboneConfig, PixArtConfig
 from ..cost import caption_length
 from ..sdtm import Block
 from ..tokens import Grid
-from .autocast import recomputing
+from .autocast import mixed_precision, recomputing
 from .options import Precision
 
-_AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _STEP, _AVERAGED = 4, 8  # bytes of AdamW's step count of a parameter, and of the count of averaged steps
 
 
@@ -77,7 +76,7 @@ def training_memory(
     config's own; ``precision`` and ``checkpointing`` are those of :class:`.options.TrainOptions`; captions are
     ``caption_tokens`` long (``None``: see :func:`..cost.caption_length`).
     """
-    if batch < 1 or precision not in ("no", *_AUTOCAST):
+    if batch < 1 or precision not in get_args(Precision):
         raise ValueError(f"found batch {batch} and precision {precision!r}; expected 1 or more, and no, bf16 or fp16")
     length = caption_length(config, caption_tokens)
     with FakeTensorMode():
@@ -124,10 +123,9 @@ def _kept(
     if isinstance(config, PixArtConfig):
         mask = torch.ones(batch, caption_tokens, dtype=torch.bool)
         y = Captions(torch.zeros(*mask.shape, config.caption_channels), mask)
-    dtype = _AUTOCAST.get(precision)
 
     def loss() -> Tensor:
-        with torch.amp.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        with mixed_precision("cpu", precision):
             output = call_model(model, x, t, y, sparse_grid=sparse_grid)
         return output.float().square().mean()
 
