@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from .cache.blocks import cached_blocks
+from .cache.runtime import Visit
 from .config import BackboneConfig
 from .layers import PatchEmbed
 from .layout import SegmentLayout
@@ -43,10 +45,14 @@ class Backbone(nn.Module):
         p = self.config.patch_size
         return -(-height // p), -(-width // p)
 
-    def through_blocks(self, tokens: Tensor, condition: Any, dense: Grid, sparse: Grid, positions: Tensor) -> Tensor:
+    def through_blocks(
+        self, tokens: Tensor, condition: Any, dense: Grid, sparse: Grid, positions: Tensor, cache: Visit | None = None
+    ) -> Tensor:
         """Tokens (B, N, D) on the grid ``dense`` through all blocks; ``condition`` is what the blocks take."""
         again = positions if self.config.reinject_positions else None
-        return walk(cast(Sequence[Block], self.blocks), self._walk_layout, tokens, condition, dense, sparse, again)
+        blocks = cast(Sequence[Block], self.blocks)
+        called = blocks if cache is None else cached_blocks(blocks, cache, dense, sparse)
+        return walk(called, self._walk_layout, tokens, condition, dense, sparse, again)
 
     def unpatchify(self, patches: Tensor, dense: Grid) -> Tensor:
         """Patches (B, N, p*p*O), channels last inside a patch, to an image (B, O, H, W)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
+from .cache.runtime import Visit
 from .config import DiTConfig
 from .layers import TORCH_OPS, Attention, LabelEmbedder, TimestepEmbedder, attend, modulate
 from .layout import Role
@@ -34,9 +35,13 @@ class DiTBlock(Block):
         super().__init__(role, dim, heads, mlp_hidden, ops=ops, dtype=dtype, device=device, **options)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(dim, 6 * dim, dtype=dtype, device=device))
 
+    def modulation(self, c: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate (B, 1, D) of the attention, then of the MLP."""
+        return self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor, c: Tensor, context: Tensor | None = None) -> Tensor:
         """x (B, N, D), condition c (B, D); ``context`` (B, M, D) is where keys and values come from, if not x."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).unsqueeze(1).chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = torch.addcmul(x, gate1, self.attended(x, shift1, scale1, context))
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
 
@@ -87,11 +92,14 @@ class DiT(Backbone):
         )
         self.final_layer = FinalLayer(dim, config.patch_size**2 * config.out_channels, **kw)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor, *, sparse_grid: Grid | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, *, sparse_grid: Grid | None = None, cache: Visit | None = None
+    ) -> Tensor:
         """Predict from noisy x (B, C, H, W) at timesteps t (B,) in 0..999 (flow models: 1000 * time) and labels y (B,).
 
         ``sparse_grid`` is the (rows, columns) of sparse tokens; ``None`` takes the checkpoint's own side. A dense
-        model ignores no grid: giving one is an error. Returns all output channels (B, out_channels, H, W), learned
+        model ignores no grid: giving one is an error. ``cache`` is an evaluation under a plan of what to recompute
+        (:meth:`.cache.runtime.TokenCache.evaluation`). Returns all output channels (B, out_channels, H, W), learned
         variance included. H and W need not be multiples of the patch size: x is padded and the result cropped.
         """
         height, width = x.shape[-2:]
@@ -100,7 +108,7 @@ class DiT(Backbone):
         positions = resample_positions(self.pos_embed.to(x.device), self.config.grid, dense).to(x.dtype)
         tokens = self.x_embedder(self.pad(x)) + positions  # (B, N, D)
         c = self.t_embedder(t, x.dtype) + self.y_embedder(y, x.dtype)  # (B, D)
-        tokens = self.through_blocks(tokens, c, dense, sparse, positions)
+        tokens = self.through_blocks(tokens, c, dense, sparse, positions, cache)
         patches = self.final_layer(tokens, c)  # (B, N, p*p*O)
         return self.unpatchify(patches, dense)[..., :height, :width]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
+from .cache.runtime import Visit
 from .config import PixArtConfig
 from .layers import TORCH_OPS, Attention, Mlp, TextAttention, TimestepEmbedder, attend, modulate
 from .layout import Role
@@ -51,10 +52,14 @@ class PixArtBlock(Block):
         self.cross_attn = TextAttention(dim, heads, **kw)
         self.scale_shift_table = nn.Parameter(torch.empty(6, dim, device=device))
 
+    def modulation(self, c: Condition) -> tuple[Tensor, ...]:
+        """Shift, scale and gate (B, 1, D) of the self-attention, then of the MLP."""
+        table = self.scale_shift_table.to(c.modulation.device, c.modulation.dtype)
+        return (table + c.modulation).chunk(6, dim=1)
+
     def forward(self, x: Tensor, c: Condition, context: Tensor | None = None) -> Tensor:
         """x (B, N, D); ``context`` (B, M, D) is where keys and values of the self-attention come from, if not x."""
-        table = self.scale_shift_table.to(x.device, x.dtype)
-        shift1, scale1, gate1, shift2, scale2, gate2 = (table + c.modulation).chunk(6, dim=1)  # (B, 1, D) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)
         x = torch.addcmul(x, gate1, self.attended(x, shift1, scale1, context))
         x = x + self.cross_attn(x, c.text, c.mask)
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm2(x), shift2, scale2)))
@@ -140,6 +145,7 @@ class PixArt(Backbone):
         size: Tensor | None = None,
         aspect: Tensor | None = None,
         sparse_grid: Grid | None = None,
+        cache: Visit | None = None,
     ) -> Tensor:
         """Predict from noisy x (B, C, H, W) at timesteps t (B,) in 0..999 (flow models: 1000 * time) and captions y.
 
@@ -149,6 +155,7 @@ class PixArt(Backbone):
                      with micro-conditioning; ``None``: those of x. Other models have no use for them.
         ``sparse_grid``  (rows, columns) of sparse tokens; ``None`` takes the checkpoint's own side. For a dense
                      model it is an error.
+        ``cache``    an evaluation under a plan of what to recompute (:meth:`.cache.runtime.TokenCache.evaluation`)
 
         A mask or captions of fewer rows than x are repeated in turn. Returns all output channels (B, out_channels, H,
         W), learned variance included. H and W need not be multiples of the patch size. ``ValueError`` for captions of
@@ -164,7 +171,7 @@ class PixArt(Backbone):
             time = time + self._micro(x, size, aspect)
         modulation = self.t_block(time).unflatten(1, (6, -1))  # (B, 6, D)
         condition = Condition(modulation, *self._text(x, y, mask))
-        tokens = self.through_blocks(tokens, condition, dense, sparse, positions)
+        tokens = self.through_blocks(tokens, condition, dense, sparse, positions, cache)
         patches = self.final_layer(tokens, time)  # (B, N, p*p*O)
         return self.unpatchify(patches, dense)[..., :height, :width]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -64,8 +64,16 @@ class Block(nn.Module):
         return up + kept
 
 
+class AnyBlock(Protocol):
+    """What the walk needs of a block: :class:`Block`, or one under a token cache."""
+
+    def __call__(self, x: Tensor, c: Any, context: Tensor | None = None) -> Any: ...
+
+    def fuse(self, sparse: Tensor, shortcut: Tensor, sparse_grid: Grid, dense_grid: Grid) -> Tensor: ...
+
+
 def walk(
-    blocks: Sequence[Block],
+    blocks: Sequence[AnyBlock],
     layout: SegmentLayout,
     x: Tensor,
     c: Any,
@@ -100,7 +108,7 @@ def walk(
 
 
 def recover(
-    block: Block, x: Tensor, c: Any, shortcut: Tensor, grid: Grid, dense: Grid, positions: Tensor | None
+    block: AnyBlock, x: Tensor, c: Any, shortcut: Tensor, grid: Grid, dense: Grid, positions: Tensor | None
 ) -> Tensor:
     """One recovery block: fused dense tokens attend to the tokens x they were recovered from."""
     fused = block.fuse(x, shortcut, grid, dense)

@@ -18,7 +18,7 @@ LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NONE, FULL = 0, len(LEVELS) - 1
 """Indices of "reuse everything" and of "recompute everything"."""
 
-Selector = Literal["age", "change"]
+Selector = Literal["age", "change", "entropy", "influence"]
 """Which tokens are recomputed: those that waited longest, or those that changed most when they last were."""
 
 _NAME = re.compile(r"\w+(\.\w+)*")

@@ -1,0 +1,68 @@
+"""How a token cache reaches the blocks of each family of models, and what their sub-layers cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+from ..sparsedit_core.cache.costs import Costs, cache_bytes, sublayer_costs, sublayer_names
+from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.config import BackboneConfig, PixArtConfig
+from ..sparsedit_core.tokens import Grid
+
+Hooked = tuple[dict[str, Any], dict[str, Any]]
+"""transformer_options and keyword arguments of a model's call."""
+
+
+class CacheAdapter(Protocol):
+    """One family of models under a token cache. ``shape`` is that of the latent (B, C, ..., H, W) a model is given."""
+
+    family: str
+    """What plans call it."""
+    sublayers: tuple[str, ...]
+    """Names in the order of the forward pass."""
+
+    def prepare(self, patcher: Any) -> None:
+        """Put on a clone of the MODEL what the cache needs there; without a run it changes nothing."""
+
+    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
+        """MACs of one row of the batch for a latent ``shape``, ``text`` tokens read and a sparse grid."""
+
+    def sizes(
+        self, shape: Sequence[int], text: int | None, itemsize: int, names: Sequence[str], sparse: Grid | None = None
+    ) -> dict[str, int]:
+        """Bytes that keeping the outputs of the sub-layers ``names`` takes for all rows of ``shape``."""
+
+    def hooked(
+        self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]
+    ) -> AbstractContextManager[Hooked]:
+        """Within it, a call of the model with these options and keywords is under ``visit``."""
+
+
+class OwnAdapter:
+    """The DiT and PixArt of this pack: their forward takes the cache as a keyword."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        self.config = config
+        self.family = "pixart" if isinstance(config, PixArtConfig) else "dit"
+        self.sublayers = sublayer_names(config)
+
+    def prepare(self, patcher: Any) -> None:
+        pass
+
+    def _dense(self, shape: Sequence[int]) -> Grid:
+        patch = self.config.patch_size
+        return -(-shape[-2] // patch), -(-shape[-1] // patch)
+
+    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
+        return sublayer_costs(self.config, self._dense(shape), sparse, text)
+
+    def sizes(
+        self, shape: Sequence[int], text: int | None, itemsize: int, names: Sequence[str], sparse: Grid | None = None
+    ) -> dict[str, int]:  # noqa: D102
+        return cache_bytes(self.config, self._dense(shape), shape[0], itemsize, sparse=sparse, names=names)
+
+    @contextmanager
+    def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
+        yield options, {**keywords, "cache": visit}
