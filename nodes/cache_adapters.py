@@ -59,8 +59,13 @@ class OwnAdapter:
         return sublayer_costs(self.config, self._dense(shape), sparse, text)
 
     def sizes(
-        self, shape: Sequence[int], text: int | None, itemsize: int, names: Sequence[str], sparse: Grid | None = None
-    ) -> dict[str, int]:  # noqa: D102
+        self,
+        shape: Sequence[int],
+        text: int | None,  # noqa: ARG002  (the text is not kept)
+        itemsize: int,
+        names: Sequence[str],
+        sparse: Grid | None = None,
+    ) -> dict[str, int]:
         return cache_bytes(self.config, self._dense(shape), shape[0], itemsize, sparse=sparse, names=names)
 
     @contextmanager

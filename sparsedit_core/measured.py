@@ -53,10 +53,11 @@ def mean_seconds(run: RunRecord) -> float | None:
 def speedup(run: RunRecord, others: Iterable[RunRecord]) -> Speedup | None:
     """``run`` against the last of ``others`` that is dense and of the same shape, size, batch and setting.
 
-    ``None`` where there is no such run, where either has fewer than two evaluations, and for a dense ``run``.
+    ``None`` where there is no such run, where either has fewer than two evaluations, and for a ``run`` that computed
+    everything: dense and without a token cache.
     """
     own = mean_seconds(run)
-    if run.config.layout is None or not own:
+    if (run.layout is None and run.cache is None) or not own:
         return None
     matching = [other for other in others if _is_dense_of(other, run)]
     return Speedup((mean_seconds(matching[-1]) or 0.0) / own, matching[-1]) if matching else None
@@ -71,25 +72,30 @@ def grid_seconds(
     ``setting`` of the newest such run. ``images`` keeps evaluations of as many latents only, both halves of guidance
     included: larger batches take less per image. Skipped evaluations and the first of each run do not count.
     """
-    alike = [run for run in runs if _same_shape(run.config, config) and run.config.layout in (None, config.layout)]
+    alike = [run for run in runs if run.cache is None and _same_shape(run.config, config)]
+    alike = [run for run in alike if run.layout in (None, config.layout)]
     alike = [run for run in alike if any(evaluation.dense == dense for evaluation in run.evaluations)]
     found: dict[Grid | None, list[float]] = {}
     for run in alike:
         for evaluation in steady(run) if run.setting == alike[-1].setting else ():
             if evaluation.macs and evaluation.dense == dense and images in (None, evaluation.images):
-                key = None if run.config.layout is None else evaluation.sparse
+                key = None if run.layout is None else evaluation.sparse
                 found.setdefault(key, []).append(evaluation.seconds / evaluation.images)
     return {grid: statistics.median(seconds) for grid, seconds in found.items()}
 
 
 def _is_dense_of(other: RunRecord, run: RunRecord) -> bool:
-    if other.config.layout is not None or not steady(other) or other.setting != run.setting:
+    if other.layout is not None or other.cache is not None or not steady(other) or other.setting != run.setting:
+        return False
+    if run.config is None and run.source != other.source:  # another maker's model is known by its name alone
         return False
     return _same_shape(other.config, run.config) and _sizes(other) == _sizes(run) and _all_computed(other)
 
 
-def _same_shape(a: BackboneConfig, b: BackboneConfig) -> bool:
+def _same_shape(a: BackboneConfig | None, b: BackboneConfig | None) -> bool:
     """Whether the dense transformers are of one shape; what only a sparse model has does not count."""
+    if a is None or b is None:
+        return a is b
     a, b = (
         replace(each, layout=None, sparse_side=1, reinject_positions=False, input_size=(each.patch_size,) * 2)
         for each in (a, b)

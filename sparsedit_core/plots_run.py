@@ -31,8 +31,9 @@ def draw_run(
     """
     canvas = Canvas(*size)
     canvas.fitted((22, 12), run.source, size[0] - 44, 24)
-    layout = f"SparseDiT, layout {run.config.layout}" if run.config.layout else "dense model"
-    canvas.fitted((22, 44), layout, size[0] - 44, WORDS, SOFT)
+    layout = f"SparseDiT, layout {run.layout}" if run.layout else "dense model"
+    cache = f"; {run.cache.line(run.recomputed)}" if run.cache else ""
+    canvas.fitted((22, 44), layout + cache, size[0] - 44, WORDS, SOFT)
     _figures(canvas, run, against)
     if not run.evaluations:
         canvas.text((size[0] / 2, size[1] / 2), "no evaluation of the model", 24, SOFT, "mm")
@@ -102,7 +103,7 @@ def _figures(canvas: Canvas, run: RunRecord, against: Speedup | None) -> None:
     if against is not None:
         factor, _, rest = against.words.removeprefix("measured ").partition(" ")
         figures.append((factor, rest, f"measured: {against.dense.source}", COLOURS[0]))
-    elif run.config.layout is not None and run.macs:
+    elif run.layout is not None and run.macs:
         fewer = f"{run.dense_macs / run.macs:.2f}x"
         figures.append((fewer, "fewer MACs than dense", "upper estimate of the speed-up", SOFT))
     places = (22, 268, 420, 630, 900)
@@ -113,12 +114,20 @@ def _figures(canvas: Canvas, run: RunRecord, against: Speedup | None) -> None:
             canvas.fitted((at, 116 + 20 * line), each, width, WORDS, SOFT)
 
 
+def _part(evaluation: Evaluation) -> float:
+    """Share of tokens in the sparse blocks; under a token cache of the outputs that were computed anew."""
+    if evaluation.recomputed is not None:
+        return evaluation.recomputed
+    return evaluation.tokens / (evaluation.dense[0] * evaluation.dense[1])
+
+
 def _shares(panel: _Panel, run: RunRecord) -> None:
     """Bars of tokens, and the line of MACs: what was computed of the dense model."""
     canvas, head = panel.canvas, panel.upper - 42
     canvas.text((LEFT, head), "of the dense model:", WORDS, INK, "lm")
     canvas.box((LEFT + 162, head - 7), (LEFT + 178, head + 7), TOKENS)
-    canvas.text((LEFT + 186, head), "tokens of the sparse blocks" if run.config.layout else "tokens", WORDS, SOFT, "lm")
+    what = "tokens of the sparse blocks" if run.layout else "tokens"
+    canvas.text((LEFT + 186, head), "outputs recomputed" if run.cache else what, WORDS, SOFT, "lm")
     canvas.line(((LEFT + 416, head), (LEFT + 440, head)), MACS, 2.6)
     canvas.text((LEFT + 448, head), "MACs", WORDS, SOFT, "lm")
     if not all(evaluation.macs for evaluation in run.evaluations):
@@ -126,7 +135,7 @@ def _shares(panel: _Panel, run: RunRecord) -> None:
         canvas.text((LEFT + 544, head), "skipped, a cache answered", WORDS, SOFT, "lm")
     for part in (1.0, 0.75, 0.5, 0.25):
         panel.rule(part, f"{100 * part:.0f} %")
-    parts = [e.tokens / (e.dense[0] * e.dense[1]) for e in run.evaluations]
+    parts = [_part(e) for e in run.evaluations]
     shares = [e.macs / e.dense_macs for e in run.evaluations]
     for number, part in enumerate(parts):
         panel.bar(number, part, TOKENS)

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from .cache.costs import sublayer_costs
+from .cache.runtime import Visit
 from .config import BackboneConfig
 from .cost import caption_length, macs
+from .layout import SegmentLayout
 from .schedule import PruningSchedule
 from .tokens import Grid
-from .units import amount, macs_text
+from .units import amount, macs_text, memory_text
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Evaluation:
                    ``dense_macs`` those of the dense model
     ``seconds``    wall time of the evaluation
     ``caption_tokens``  text tokens that were read, of the longest caption; ``None`` for models of classes
+    ``recomputed``  under a token cache the share of the sub-layers' outputs that was computed anew, else ``None``
     """
 
     time: float
@@ -36,6 +40,7 @@ class Evaluation:
     dense_macs: int
     seconds: float
     caption_tokens: int | None = None
+    recomputed: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -57,8 +62,16 @@ class Evaluation:
             macs=self.macs + other.macs,
             dense_macs=self.dense_macs + other.dense_macs,
             seconds=self.seconds + other.seconds,
+            recomputed=self._mean_recomputed(other),
             caption_tokens=max((n for n in (self.caption_tokens, other.caption_tokens) if n), default=None),
         )
+
+    def _mean_recomputed(self, other: Evaluation) -> float | None:
+        """The share of both together, by their pictures."""
+        if self.recomputed is None or other.recomputed is None:
+            return None
+        images = self.images + other.images
+        return (self.recomputed * self.images + other.recomputed * other.images) / images
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; FLOPs are two per MAC."""
@@ -74,8 +87,22 @@ class Evaluation:
             "dense_macs": self.dense_macs,
             "dense_flops": 2 * self.dense_macs,
             "ratio_to_dense": self.macs / self.dense_macs,
+            "recomputed": self.recomputed,
             "seconds": self.seconds,
         }
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """The token cache of a run: ``plan`` names it in a few words, ``peak_bytes`` is the most that it kept."""
+
+    plan: str
+    peak_bytes: int
+
+    def line(self, recomputed: float | None) -> str:
+        """For a report: what was computed anew, of which plan, and the memory."""
+        share = "" if recomputed is None else f"{100 * recomputed:.1f} % of the sub-layers' outputs recomputed, "
+        return f"token cache ({self.plan}): {share}at most {memory_text(self.peak_bytes)} kept"
 
 
 @dataclass(frozen=True)
@@ -83,15 +110,28 @@ class RunRecord:
     """A finished sampling run of one model.
 
     ``schedule`` is the one that acted, or ``None``; ``setting`` is what seconds depend on beside the shapes, such as
-    "float32 on cpu": only runs of one setting are timed against each other.
+    "float32 on cpu": only runs of one setting are timed against each other. ``config`` is ``None`` of models that are
+    not this pack's own; ``cache`` is the token cache that acted, or ``None``.
     """
 
     source: str
-    config: BackboneConfig
+    config: BackboneConfig | None
     schedule: PruningSchedule | None
     evaluations: tuple[Evaluation, ...]
     seconds: float
     setting: str = ""
+    cache: CacheUse | None = None
+
+    @property
+    def layout(self) -> SegmentLayout | None:
+        """The layout of a sparse model."""
+        return None if self.config is None else self.config.layout
+
+    @property
+    def recomputed(self) -> float | None:
+        """Share of the sub-layers' outputs that was computed anew, of all evaluations; ``None`` without a cache."""
+        shares = [e.recomputed for e in self.evaluations if e.recomputed is not None]
+        return sum(shares) / len(shares) if shares else None
 
     @property
     def macs(self) -> int:
@@ -112,7 +152,7 @@ class RunRecord:
         """Plain values: the model, the schedule, totals in MACs and FLOPs, every evaluation."""
         return {
             "model": self.source,
-            "layout": str(self.config.layout) if self.config.layout else None,
+            "layout": str(self.layout) if self.layout else None,
             "schedule": self.schedule.to_json() if self.schedule else None,
             "convention": "executed",
             "macs": self.macs,
@@ -122,8 +162,14 @@ class RunRecord:
             "ratio_to_dense": self.ratio,
             "seconds": self.seconds,
             "setting": self.setting,
+            "cache": self._cache_json(),
             "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
         }
+
+    def _cache_json(self) -> dict[str, Any] | None:
+        if self.cache is None:
+            return None
+        return {"plan": self.cache.plan, "recomputed": self.recomputed, "peak_bytes": self.cache.peak_bytes}
 
     def headline(self) -> str:
         """The totals in a few words."""
@@ -145,7 +191,7 @@ class RunRecord:
 
     def text(self) -> str:
         """A table of the evaluations and the totals, for people."""
-        layout = f"layout {self.config.layout}" if self.config.layout else "dense"
+        layout = f"layout {self.layout}" if self.layout else "dense"
         lines = [f"{self.source}  ({layout})"]
         lines.append(" #   time  timestep  tokens              MACs      FLOPs   of dense  seconds")
         for number, e in enumerate(self.evaluations, 1):
@@ -166,6 +212,7 @@ class RunRecord:
             f"{macs_text(self.dense_macs)}",
             f"{100 * self.ratio:.1f} % of dense, {self.dense_macs / self.macs:.2f}x fewer MACs",
             f"{self.seconds:.2f} seconds",
+            *([self.cache.line(self.recomputed)] if self.cache else []),
         ]
 
 
@@ -192,15 +239,21 @@ def measure(
     computed: int,
     seconds: float,
     caption_tokens: int | None = None,
+    visit: Visit | None = None,
 ) -> Evaluation:
     """The account of one evaluation of ``images`` latents of ``dense`` tokens, ``computed`` of them by the model.
 
     ``caption_tokens``  length of the captions given to a PixArt; ``None`` counts :func:`.cost.caption_length`
+    ``visit``  the evaluation under a token cache, if one acted
     """
     length = caption_length(config, caption_tokens) or None
-    own = _macs(config, dense, sparse, length)
+    if visit is None:
+        own, recomputed = _macs(config, dense, sparse, length), None
+    else:
+        own = sublayer_costs(config, dense, sparse, length).at(visit.levels()) + visit.watching // max(images, 1)
+        recomputed = visit.recomputed
     full = _macs(replace(config, layout=None), dense, None, length)
-    return Evaluation(time, timestep, dense, sparse, images, computed * own, images * full, seconds, length)
+    return Evaluation(time, timestep, dense, sparse, images, computed * own, images * full, seconds, length, recomputed)
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
+from .cache.costs import sublayer_names
+from .cache.plan import CachePlan, check_plan
+from .cache.runtime import TokenCache
 from .checkpoint import Loaded
 from .conditions import Captions, Conditions, call_model, check_conditions, has_null, without_content
 from .device import wait
@@ -54,6 +57,7 @@ class SampleOptions:
     ``guided_channels`` channels that guidance moves; None takes those of the family (:func:`guided_channels`)
     ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
     ``batch``           pictures evaluated together
+    ``cache``           plan of a token cache; ``None`` computes everything
     """
 
     steps: int = 20
@@ -62,6 +66,7 @@ class SampleOptions:
     guided_channels: int | None = None
     schedule: PruningSchedule | None = None
     batch: int = 50
+    cache: CachePlan | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -73,11 +78,12 @@ class SampleOptions:
 @dataclass(frozen=True)
 class Samples:
     """``images`` (B, C, H, W) float32 as an autoencoder takes them (the latent's scale divided out), of pixel models
-    the pictures in -1..1; every evaluation is the account of all of them.
+    the pictures in -1..1; every evaluation is the account of all of them. ``cache_bytes`` is the most that a token cache kept.
     """
 
     images: Tensor
     evaluations: tuple[Evaluation, ...]
+    cache_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -140,17 +146,19 @@ def sample(
     generators = seeded_generators([s + 1_000_000_007 for s in picture_seeds(len(noise), seed, first)])
     images: list[Tensor] = []
     records: list[list[Evaluation]] = []
+    kept = 0
     for start in range(0, len(noise), options.batch):
         part = slice(start, start + options.batch)
         recorder = _Recorder(loaded, noise.shape[-2:], options, progress)
         away = None if negative is None else negative[part]
         images.append(_run(recorder, noise[part], conditions[part], away, options, generators[part]).cpu())
         records.append(recorder.evaluations)
+        kept = max(kept, recorder.cache.peak_bytes if recorder.cache else 0)
     finished = torch.cat(images) / loaded.latent.scale
     if not bool(torch.isfinite(finished).all()):
         raise ArithmeticError("the model gave NaN or infinite values; compute in float32, and check the file")
     merged = (reduce(Evaluation.joined, group) for group in zip(*records, strict=True))
-    return Samples(finished, tuple(merged))
+    return Samples(finished, tuple(merged), kept)
 
 
 class _Recorder:
@@ -165,6 +173,7 @@ class _Recorder:
         self.schedule = options.schedule or loaded.schedule
         self.evaluations: list[Evaluation] = []
         self.weight = self.model.x_embedder.proj.weight
+        self.cache = None if options.cache is None else TokenCache(options.cache)
 
     def grid(self, moment: float) -> Grid | None:
         """The sparse grid at a diffusion time; None for a dense model."""
@@ -178,14 +187,16 @@ class _Recorder:
     def __call__(self, x: Tensor, t: Tensor, y: Conditions, pictures: int) -> Tensor:
         moment = diffusion_time(t, self.loaded.prediction)
         grid = self.grid(moment)
+        visit = self.cache.evaluation(moment, range(len(x) // pictures)) if self.cache else None
+        cached = {} if visit is None else {"cache": visit}
         wait(x.device)
         start = time.perf_counter()
         with torch.no_grad():
-            output = call_model(self.model, x.to(self.weight.dtype), t, y, sparse_grid=grid)
+            output = call_model(self.model, x.to(self.weight.dtype), t, y, sparse_grid=grid, **cached)
         wait(x.device)
         seconds, config, images = time.perf_counter() - start, self.loaded.config, len(x)
         text = y.mask.shape[1] if isinstance(y, Captions) else None
-        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds, text))
+        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds, text, visit))
         if self.progress is not None:
             self.progress(pictures)
         return output.float()
@@ -247,6 +258,8 @@ def _check(
         raise ValueError(
             f"guidance {options.cfg:g} needs a null class or caption, which this model does not have; use 1"
         )
+    if options.cache is not None:
+        check_plan(options.cache, loaded.family, sublayer_names(config))
     if options.schedule is not None and config.layout is None:
         raise ValueError(
             "a pruning schedule was given but the model is dense; convert it first: sparsedit convert --help"

@@ -94,7 +94,7 @@ def draw_token_map(
     wide = max(2 * MARGIN + len(numbers) * across - GAP, 560)
     canvas = Canvas(wide, HEAD + rows * (size[1] + GAP) - GAP + UNDER)
     canvas.fitted((MARGIN, 12), run.source, wide - 2 * MARGIN, 24)
-    what = "each cell is a token of the sparse blocks" if run.config.layout else "each cell is a token; a dense model"
+    what = "each cell is a token of the sparse blocks" if run.layout else "each cell is a token; a dense model"
     if len(images) > SHOWN:
         note = f"{note}; the first {SHOWN} of {len(images)}".removeprefix("; ")
     canvas.fitted((MARGIN, 44), what + (f" ({note})" if note else ""), wide - 2 * MARGIN, 17, SOFT)

@@ -13,6 +13,14 @@ def macs_text(count: float) -> str:
     return f"{_scaled(count)}MACs ({_scaled(2 * count)}FLOPs)"
 
 
+def memory_text(count: float) -> str:
+    """``1.50 GiB``: bytes with a binary prefix."""
+    for factor, prefix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= factor:
+            return f"{count / factor:.{2 if count < 100 * factor else 0}f} {prefix}"
+    return f"{count:.0f} bytes"
+
+
 def _scaled(count: float) -> str:
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= factor:

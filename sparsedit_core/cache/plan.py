@@ -19,7 +19,7 @@ NONE, FULL = 0, len(LEVELS) - 1
 """Indices of "reuse everything" and of "recompute everything"."""
 
 Selector = Literal["age", "change", "entropy", "influence"]
-"""Which tokens are recomputed: those that waited longest, or those that changed most when they last were."""
+"""Which tokens are recomputed: see :mod:`.selectors`."""
 
 _NAME = re.compile(r"\w+(\.\w+)*")
 _HEX = 16  # digits of a hash that tell plans apart
@@ -40,7 +40,8 @@ class CachePlan:
     ``table``      index into :data:`LEVELS` for every step and sub-layer; the first step is full, because
                    there is nothing to reuse
     ``budget``     share of the dense model's MACs that the plan was made to stay within, above 0 to 1
-    ``selector``   which tokens are recomputed where it is not all of them; ``seed`` of its random order
+    ``selector``   which tokens are recomputed where it is not all of them (:mod:`.selectors`); ``seed`` of its random
+                   order
     ``shared``     the halves of guidance of one picture recompute the same tokens
     ``provenance`` plain values that tell where the plan comes from; they change neither equality nor ``hash``
 
@@ -164,6 +165,19 @@ def read_plan(path: str | Path) -> CachePlan:
         return CachePlan.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no cache plan: {error}") from error
+
+
+def check_plan(plan: CachePlan, family: str, sublayers: Sequence[str]) -> None:
+    """``ValueError`` unless the plan is for models of ``family`` with these sub-layers."""
+    if plan.family == family and plan.sublayers == tuple(sublayers):
+        if plan.selector == "entropy" and not any(name.endswith(".cross") for name in sublayers):
+            raise ValueError(f"the plan's selector is entropy, of reading the text, but a {family} reads none; use age")
+        return
+    raise ValueError(
+        f"the plan is for a {plan.family} with {len(plan.sublayers)} sub-layers ({plan.sublayers[0]} .. "
+        f"{plan.sublayers[-1]}), the model is a {family} with {len(sublayers)} ({sublayers[0]} .. {sublayers[-1]}); "
+        "make a plan for this model: calibrate it, or take one by rule"
+    )
 
 
 def _sequence(what: str, value: Any) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .plan import FULL, NONE, CachePlan, rows_at
+from .plan import FULL, LEVELS, NONE, CachePlan, rows_at
 from .selectors import AnyGrid, best_rows, entropy, influence, queue
 
 Rows = Tensor | None
@@ -222,6 +222,11 @@ class Visit:
             self._store.signals[block] = new
         elif block in self._store.signals:
             put(self._store.signals[block][..., None], rows, new[..., None])
+
+    @property
+    def recomputed(self) -> float:
+        """Share of the sub-layers' outputs that was computed, the mean of their levels."""
+        return sum(LEVELS[level] for level in self.done.values()) / len(self.done)
 
     def levels(self) -> tuple[int, ...]:
         """The levels at which the sub-layers ran, in the plan's order."""
