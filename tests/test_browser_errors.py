@@ -12,10 +12,10 @@ DENSE = "bundled: dense"
 
 
 def put_before_apply(canvas: Canvas, kind: str, values: dict[str, Any]) -> None:  # noqa: F811
-    """A node between the loader and what takes its MODEL to follow the schedule."""
+    """A node between the loader and what takes its MODEL to follow the schedule, in a free place of the quickstart."""
     canvas.ask(
         "([kind, values]) => { const g = window.app.graph, find = t => g.nodes.find(n => n.type === t);"
-        " const node = window.LiteGraph.createNode(kind); g.add(node); node.pos = [60, 900];"
+        " const node = window.LiteGraph.createNode(kind); g.add(node); node.pos = [830, 880];"
         " for (const [name, value] of Object.entries(values)) node.widgets.find(w => w.name === name).value = value;"
         " find('SparseDiTLoadCheckpoint').connect(0, node, node.inputs.findIndex(i => i.name === 'model'));"
         " const apply = find('SparseDiTApplySchedule');"
