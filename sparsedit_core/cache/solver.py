@@ -123,7 +123,9 @@ def spendable(costs: Costs, steps: int, budget: float) -> int:
     if not 0.0 < budget <= 1.0:
         raise ValueError(f"the budget is {budget!r}; give a share of the dense MACs above 0, at most 1")
     fixed, dense = costs.dense + (steps - 1) * costs.at([NONE] * len(costs.sublayers)), steps * costs.dense
-    room = math.floor(Fraction(budget) * dense) - fixed
+    total = math.floor(Fraction(budget) * dense)
+    total += (total + 1) / dense <= budget  # 1 / 3 is a little less than a third, but all of it was meant
+    room = total - fixed
     if room < 0:
         least = math.ceil(1e4 * fixed / dense) / 1e4
         raise ValueError(
