@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
+from .cache.calibrate import Calibrator
 from .cache.costs import sublayer_names
 from .cache.plan import CachePlan, check_plan
 from .cache.runtime import TokenCache
@@ -57,7 +58,7 @@ class SampleOptions:
     ``guided_channels`` channels that guidance moves; None takes those of the family (:func:`guided_channels`)
     ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
     ``batch``           pictures evaluated together
-    ``cache``           plan of a token cache; ``None`` computes everything
+    ``cache``           plan of a token cache, or a calibrator that measures; ``None`` computes everything
     """
 
     steps: int = 20
@@ -66,7 +67,7 @@ class SampleOptions:
     guided_channels: int | None = None
     schedule: PruningSchedule | None = None
     batch: int = 50
-    cache: CachePlan | None = None
+    cache: CachePlan | Calibrator | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -173,7 +174,10 @@ class _Recorder:
         self.schedule = options.schedule or loaded.schedule
         self.evaluations: list[Evaluation] = []
         self.weight = self.model.x_embedder.proj.weight
-        self.cache = None if options.cache is None else TokenCache(options.cache)
+        cache = options.cache
+        self.cache = TokenCache(cache) if isinstance(cache, CachePlan) else cache
+        if isinstance(cache, Calibrator):
+            cache.new_run()
 
     def grid(self, moment: float) -> Grid | None:
         """The sparse grid at a diffusion time; None for a dense model."""
@@ -258,7 +262,7 @@ def _check(
         raise ValueError(
             f"guidance {options.cfg:g} needs a null class or caption, which this model does not have; use 1"
         )
-    if options.cache is not None:
+    if isinstance(options.cache, CachePlan):
         check_plan(options.cache, loaded.family, sublayer_names(config))
     if options.schedule is not None and config.layout is None:
         raise ValueError(

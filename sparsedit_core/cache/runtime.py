@@ -120,6 +120,7 @@ class Visit:
 
     def __init__(self, cache: TokenCache, store: Store, levels: Sequence[int], members: int) -> None:
         self.cache, self._store, self._members = cache, store, members
+        self._sublayers = cache.plan.sublayers
         self._levels = dict(zip(cache.plan.sublayers, levels, strict=True))
         self.done: dict[str, int] = {}
         self.forced: list[str] = []
@@ -230,7 +231,7 @@ class Visit:
 
     def levels(self) -> tuple[int, ...]:
         """The levels at which the sub-layers ran, in the plan's order."""
-        return tuple(self.done[name] for name in self.cache.plan.sublayers)
+        return tuple(self.done[name] for name in self._sublayers)
 
 
 def _queue_on(grid: AnyGrid, seed: int, device: torch.device) -> Tensor:

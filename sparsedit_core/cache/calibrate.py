@@ -1,0 +1,149 @@
+"""What each sub-layer's output changes from evaluation to evaluation, measured in dense runs: forward passes only.
+
+A :class:`Calibrator` stands where a :class:`.runtime.TokenCache` would: everything is computed, nothing reused. Of
+every sub-layer the last outputs are kept, and the present one is compared with each: the squared change, after the
+present gate, is the error that reuse would put into the residual stream, as a share of the stream's own square.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .plan import LEVELS
+from .runtime import Compute, Store, Visit
+from .selectors import AnyGrid
+
+AGES = 5
+"""Evaluations back that outputs are compared over."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``change`` (steps, sub-layers, ages), float64: the mean square of the error, as a share of the stream's, if at
+    that step all tokens reused an output 1, 2 .. evaluations old; NaN where there was none.
+
+    ``left`` (sub-layers, levels): the share of the change over one evaluation that remains when a level's share of
+    tokens is refreshed, those that changed most the time before. 1 - share where change moves about, less where it
+    stays at the same tokens.
+    ``times`` (steps,) diffusion times, 1 noise .. 0 image, descending.
+    """
+
+    family: str
+    sublayers: tuple[str, ...]
+    times: tuple[float, ...]
+    change: np.ndarray[Any, np.dtype[np.float64]]
+    left: np.ndarray[Any, np.dtype[np.float64]]
+    pictures: int
+
+
+class Calibrator:
+    """Collects a :class:`Calibration` over any number of dense runs: call :meth:`new_run` before each."""
+
+    def __init__(self, family: str, sublayers: Sequence[str], *, ages: int = AGES) -> None:
+        self.family, self.sublayers, self.ages = family, tuple(sublayers), ages
+        self.pictures, self.peak_bytes = 0, 0
+        self._sums: dict[float, dict[str, Any]] = defaultdict(lambda: defaultdict(lambda: np.zeros((2, ages))))
+        self._left: dict[str, Any] = defaultdict(lambda: np.zeros((2, len(LEVELS))))
+        self._histories: dict[Hashable, dict[str, list[Tensor]]] = {}
+
+    def new_run(self) -> None:
+        """Forget the outputs of the run before."""
+        self._histories.clear()
+
+    def evaluation(
+        self, time: float, members: Sequence[Hashable] = (0,), where: Hashable = None, **_: Any
+    ) -> Probe:
+        """Begin an evaluation: see :meth:`.runtime.TokenCache.evaluation`."""
+        history = self._histories.setdefault((where, tuple(members)), {})
+        return Probe(self, round(time, 6), history, len(members))
+
+    def note(self, name: str, time: float, errors: Sequence[float]) -> None:
+        """Errors of reusing outputs 1, 2 .. evaluations old at a diffusion time."""
+        count = len(errors)
+        self._sums[time][name][0, :count] += errors
+        self._sums[time][name][1, :count] += 1
+
+    def note_left(self, name: str, shares: Sequence[float]) -> None:
+        """What remained of a change at every level."""
+        self._left[name] += np.stack([np.asarray(shares), np.ones(len(LEVELS))])
+
+    def calibration(self) -> Calibration:
+        """The means of everything so far; ``ValueError`` before two evaluations of one run."""
+        times = sorted(self._sums, reverse=True)
+        if len(times) < 2:
+            raise ValueError(
+                f"the calibration saw {len(times)} diffusion times; sample at least two steps, so that outputs can "
+                "be compared"
+            )
+        with np.errstate(invalid="ignore"):
+            change = np.array([[_mean(self._sums[time], name, self.ages) for name in self.sublayers] for time in times])
+            left = np.array([_mean(self._left, name, len(LEVELS)) for name in self.sublayers])
+        fallback = 1 - np.asarray(LEVELS)
+        left = np.where(np.isnan(left), fallback, left)
+        return Calibration(self.family, self.sublayers, tuple(times), change, left, self.pictures)
+
+
+class Probe(Visit):
+    """One dense evaluation that is measured."""
+
+    def __init__(self, calibrator: Calibrator, time: float, history: dict[str, list[Tensor]], members: int) -> None:
+        self._calibrator, self._time, self._history = calibrator, time, history
+        self._sublayers, self._members, self._store = calibrator.sublayers, members, Store()
+        self._weight: tuple[Tensor, Tensor | None] | None = None
+        self.done, self.forced, self.watching = {}, [], 0
+
+    def branch(self, x: Tensor, name: str, grid: AnyGrid, compute: Compute, gate: Tensor | None = None) -> Tensor:
+        """See :meth:`.runtime.Visit.branch`."""
+        self._weight = x, gate
+        return super().branch(x, name, grid, compute, gate)
+
+    def output(self, name: str, grid: AnyGrid, x: Tensor, compute: Compute) -> tuple[Tensor, ...]:
+        """See :meth:`.runtime.Visit.output`."""
+        computed = compute(None)
+        new, *others = computed if isinstance(computed, tuple) else (computed,)
+        stream, gate = self._weight or (x, None)
+        self._weight = None
+        self.done[name] = len(LEVELS) - 1
+        past = self._history.setdefault(name, [])
+        past[:] = [each for each in past if each.shape == new.shape]  # another grid: nothing to compare
+        scale = float(stream.float().square().mean())
+        changes = [_gated(new - each, gate) for each in past]
+        self._calibrator.note(name, self._time, [float(each.mean()) / max(scale, 1e-30) for each in changes])
+        if len(past) > 1:
+            self._calibrator.note_left(name, _left(changes[0], _gated(past[0] - past[1], gate)))
+        past.insert(0, new.clone())
+        del past[self._calibrator.ages :]
+        return new, *others
+
+    def watch_self(self, *_: Any) -> None:
+        """Nothing is selected."""
+
+    def watch_cross(self, *_: Any) -> None:
+        """Nothing is selected."""
+
+
+def _gated(change: Tensor, gate: Tensor | None) -> Tensor:
+    """Mean square (B, N) of a change after the gate."""
+    return (change if gate is None else change * gate).float().square().mean(dim=-1)
+
+
+def _left(now: Tensor, before: Tensor) -> list[float]:
+    """Share of the change ``now`` (B, N) that each level leaves when it takes those that changed most ``before``."""
+    ordered = now.gather(1, before.argsort(dim=1, descending=True)).double().cumsum(dim=1).sum(dim=0)
+    total, tokens = float(ordered[-1]), now.shape[1]
+    taken = [-(-level * tokens // (len(LEVELS) - 1)) for level in range(len(LEVELS))]
+    return [1 - float(ordered[count - 1]) / max(total, 1e-30) if count else 1.0 for count in taken]
+
+
+def _mean(sums: Mapping[str, Any], name: str, width: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if name not in sums:
+        return np.full(width, np.nan)
+    return sums[name][0] / sums[name][1]  # type: ignore[no-any-return]
+
