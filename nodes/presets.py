@@ -7,11 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import folder_paths
+from comfy.cli_args import args
+
 from ..sparsedit_core.atomic import replacing
 from ..sparsedit_core.schedule import PRESETS, PruningSchedule
 from .schedule_widgets import CUSTOM
 
 FORMAT, VERSION = "sparsedit-preset", 1
+FOLDER = "sparsedit", "presets"
+"""Where they lie in a user's folder."""
 _NAME = re.compile(r"[\w(](?:[\w .,()+-]{0,58}[\w)])?")
 _MOST_BYTES = 100_000
 
@@ -26,6 +31,11 @@ def all_presets(folder: Path) -> dict[str, PruningSchedule]:
             continue
         found[name] = schedule
     return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+
+
+def own_presets() -> dict[str, PruningSchedule]:
+    """The presets of the one user of this ComfyUI; none with --multi-user, where nobody knows for whom a node runs."""
+    return {} if args.multi_user else all_presets(Path(folder_paths.get_user_directory(), "default", *FOLDER))
 
 
 def save_preset(folder: Path, name: str, schedule: PruningSchedule) -> None:

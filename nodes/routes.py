@@ -22,7 +22,7 @@ from ..sparsedit_core.measured import grid_seconds
 from ..sparsedit_core.schedule import Grid
 from ..sparsedit_core.schedule_view import ViewedModel, schedule_view
 from .files import checkpoint_path, file_stamp
-from .presets import all_presets, delete_preset, from_text, save_preset, to_text
+from .presets import FOLDER, all_presets, delete_preset, from_text, save_preset, to_text
 from .runs import finished
 from .schedule_widgets import Widgets
 
@@ -141,7 +141,7 @@ def _import(folder: Path, data: dict[str, Any]) -> dict[str, Any]:
 
 def _with_folder(users: Any, change: Callable[[Path, dict[str, Any]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     def answer(request: web.Request, data: dict[str, Any]) -> dict[str, Any]:
-        inside = users.get_request_user_filepath(request, "sparsedit/presets/any", create_dir=False)
+        inside = users.get_request_user_filepath(request, "/".join((*FOLDER, "any")), create_dir=False)
         if inside is None:
             raise ValueError("ComfyUI has no folder for this user; log in again")
         return change(Path(inside).parent, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from ..sparsedit_core.sheets import to_pictures
 from ..sparsedit_core.sweep import AXES, MAX_CELLS, build_sweep, check_count, parse_rates, parse_values
 from ..sparsedit_core.sweep_sheet import REFERENCE, Result, draw_sweep, sweep_json, sweep_table
 from .info import sparsedit_info
+from .presets import own_presets
 from .pruning_schedule import ScheduleType
 from .runs import take
 from .schedule_patch import FULL_DENSITY, attach_schedule, attached_to
@@ -59,12 +61,18 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
         cls, x_values: str | None = None, y_axis: str | None = None, y_values: str | None = None
     ) -> bool | str:
         try:
-            columns = 1 if x_values is None else len(parse_rates(x_values))
+            columns = 1 if x_values is None else len(parse_rates(x_values, own_presets()))
             rows = 1 if y_axis is None or y_values is None else len(parse_values(y_axis, y_values))
             check_count(columns, rows)
         except ValueError as error:
             return str(error)
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, x_values: str | None = None, **_others: object) -> str:
+        """Another one after a preset that is named was saved anew; a linked widget has no text yet."""
+        columns = {} if x_values is None else parse_rates(x_values, own_presets())
+        return hashlib.sha256(repr(columns).encode()).hexdigest()
 
     @classmethod
     def execute(  # one argument per input
@@ -93,7 +101,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
             )
         if denoise <= 0:
             raise ValueError("denoise is 0, which samples nothing; give at least 0.01")
-        sweep = build_sweep(schedule, x_values, y_axis, y_values)
+        sweep = build_sweep(schedule, x_values, y_axis, y_values, own_presets())
         cells = [None, *sweep.cells]
         first = _first(latent_image)
         progress = _Progress(model, steps, len(cells))
@@ -238,8 +246,9 @@ def _axes() -> list[io.Input]:
             default="0.61:0.44, 0.86:0.61, 0.96:0.90",
             multiline=True,
             tooltip="The columns: pairs of rate_noise:rate_clean, the shares of tokens dropped at pure noise and near "
-            f"the picture, or names of presets ({', '.join(PRESETS)}), with commas between. Columns times rows are at "
-            f"most {MAX_CELLS}; each is a whole sampling.",
+            f"the picture, or names of presets, with commas between. Those of the paper ({', '.join(PRESETS)}) give "
+            "the two rates; your own, saved at SparseDiT Pruning Schedule, give all but what y_axis varies. Columns "
+            f"times rows are at most {MAX_CELLS}; each is a whole sampling.",
         ),
         io.Combo.Input(
             "y_axis",

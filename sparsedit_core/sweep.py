@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from .schedule import PRESETS, PruningSchedule
@@ -57,22 +58,26 @@ _EXAMPLES = {
 }
 
 
-def parse_rates(text: str) -> dict[str, tuple[float, float]]:
-    """The columns: name -> (rate_noise, rate_clean).
+def parse_rates(text: str, own: Mapping[str, PruningSchedule] = MappingProxyType({})) -> dict[str, dict[str, Any]]:
+    """The columns: name -> what it says of a schedule, by field.
 
     ``"0.61:0.44, 512 fast"``: pairs of rate_noise:rate_clean and names of presets, separated by commas or line ends.
-    ``ValueError`` names the first bad one.
+    The paper's presets say the two rates, those of a person's ``own`` everything. An own name with a comma in it takes
+    a line of its own. ``ValueError`` names the first bad one.
     """
-    found: dict[str, tuple[float, float]] = {}
-    for part in _parts(text, "x_values", "0.61:0.44, 0.86:0.61"):
-        if part in PRESETS:
-            name, pair = part, (PRESETS[part].rate_noise, PRESETS[part].rate_clean)
+    found: dict[str, dict[str, Any]] = {}
+    for part in _parts(text, "x_values", "0.61:0.44, 0.86:0.61", own):
+        name = part
+        if part in own:
+            column = dict(vars(own[part]))
+        elif part in PRESETS:
+            column = {"rate_noise": PRESETS[part].rate_noise, "rate_clean": PRESETS[part].rate_clean}
         else:
-            pair = _pair(part)
-            name = f"{pair[0]:g} to {pair[1]:g}"
+            noise, clean = _pair(part, own)
+            name, column = f"{noise:g} to {clean:g}", {"rate_noise": noise, "rate_clean": clean}
         if name in found:
             raise ValueError(f"x_values name the rates {part!r} twice; leave one out")
-        found[name] = pair
+        found[name] = column
     return found
 
 
@@ -98,23 +103,30 @@ def parse_values(axis: str, text: str) -> dict[str, Any]:
     return found
 
 
-def build_sweep(base: PruningSchedule, rates: str, axis: str, values: str) -> Sweep:
-    """All schedules of a sweep; what neither axis says is that of ``base``.
+def build_sweep(
+    base: PruningSchedule,
+    rates: str,
+    axis: str,
+    values: str,
+    own: Mapping[str, PruningSchedule] = MappingProxyType({}),
+) -> Sweep:
+    """All schedules of a sweep; what neither axis says is that of ``base``, and the rows come before the columns.
 
-    ``ValueError`` if there are too many or one cannot be, which it names.
+    ``own`` are presets of a person's, as :func:`parse_rates` takes them. ``ValueError`` if there are too many or one
+    cannot be, which it names.
     """
-    columns, rows = parse_rates(rates), parse_values(axis, values)
+    columns, rows = parse_rates(rates, own), parse_values(axis, values)
     check_count(len(columns), len(rows))
     cells = []
     for row, value in rows.items():
-        for column, (noise, clean) in columns.items():
-            changes: dict[str, Any] = {"rate_noise": noise, "rate_clean": clean, AXES[axis][0]: value}
+        for column, said in columns.items():
+            changes = {**said, AXES[axis][0]: value}
             if changes.get("curve", base.curve) != "custom":
                 changes["points"] = ()
-            elif not base.points:
+            elif not changes.get("points", base.points):
                 raise ValueError(
-                    f"the cell {column}, {row} has curve custom, but the base schedule has no points; give its points "
-                    "at SparseDiT Pruning Schedule, or take another curve"
+                    f"the cell {column}, {row} has curve custom, but the {'preset' if column in own else 'base'} "
+                    "schedule has no points; give its points at SparseDiT Pruning Schedule, or take another curve"
                 )
             try:
                 cells.append(Cell(column, row, replace(base, **changes)))
@@ -132,20 +144,22 @@ def check_count(columns: int, rows: int) -> None:
         )
 
 
-def _parts(text: str, name: str, example: str) -> list[str]:
-    parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+def _parts(text: str, name: str, example: str, whole: Container[str] = ()) -> list[str]:
+    """What stands between commas and line ends; a line that is one of ``whole`` is not cut."""
+    lines = [line.strip() for line in text.splitlines()]
+    parts = [part.strip() for line in lines for part in ([line] if line in whole else line.split(",")) if part.strip()]
     if not parts:
         raise ValueError(f'{name} is empty; write values like "{example}"')
     return parts
 
 
-def _pair(part: str) -> tuple[float, float]:
+def _pair(part: str, own: Iterable[str]) -> tuple[float, float]:
     try:
         noise, clean = (float(value) for value in part.split(":"))
     except ValueError:
         raise ValueError(
             f'x_values has {part!r}; write pairs of rate_noise:rate_clean like "0.61:0.44, 0.86:0.61", or names of '
-            f"presets ({', '.join(PRESETS)})"
+            f"presets ({', '.join([*PRESETS, *own])})"
         ) from None
     try:
         PruningSchedule(noise, clean)

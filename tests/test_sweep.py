@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,23 @@ def test_rows_hold_the_axis_and_columns_the_rates() -> None:
     expected = [PruningSchedule(*rates, hold_fraction=h, **keep) for h in (0, 0.5) for rates in ((0.9, 0.2), fast)]
     assert [cell.schedule for cell in sweep.cells] == expected
     assert sweep.cells[1].name == "512 fast, hold_fraction 0"
+
+
+def test_a_preset_of_ones_own_gives_all_but_what_the_rows_say() -> None:
+    mine = PruningSchedule(0.8, 0.4, hold="clean", curve="custom", points=((0.5, 0.6),), end=0.8)
+    own = {"Mine": mine, "slow, soft": replace(mine, curve="cosine", points=(), levels=None)}
+    sweep = build_sweep(BASE, "0.9:0.2, Mine\n slow, soft \n512 fast", "hold_fraction", "0, 0.5", own)
+    assert sweep.columns == ("0.9 to 0.2", "Mine", "slow, soft", "512 fast")
+    assert [cell.schedule for cell in sweep.cells[1:3]] == [replace(own[name], hold_fraction=0) for name in own]
+    assert sweep.cells[0].schedule == replace(BASE, rate_noise=0.9, rate_clean=0.2, hold_fraction=0)
+    linear, custom = build_sweep(BASE, "Mine", "curve", "linear, custom", own).cells
+    assert (linear.schedule, custom.schedule) == (replace(mine, curve="linear", points=()), mine)
+    with pytest.raises(ValueError, match=r"the cell slow, soft, curve custom has .* the preset schedule has no points"):
+        build_sweep(replace(mine, rate_noise=0.7), "slow, soft", "curve", "custom", own)
+    with pytest.raises(ValueError, match=r"'Mime'; write pairs .* 512 fast, Mine, slow, soft"):
+        parse_rates("Mime", own)
+    with pytest.raises(ValueError, match="'Mine' twice"):
+        parse_rates("Mine, Mine", own)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,3 +152,30 @@ def check_its_output_is_used_like_a_report() -> None:
     record = pack("sparsedit_core.picture_record").picture_record(report)
     assert [entry["name"] for entry in record["runs"]][:2] == ["dense tokens", "0.9 to 0.2, hold noise"]
     assert run("SparseDiTScheduleGrid", **pixels()).ndim == 4
+
+
+def check_presets_of_ones_own_are_columns() -> None:
+    import folder_paths
+    from comfy.cli_args import args
+
+    presets, kind, before = pack("nodes.presets"), node("SparseDiTScheduleGrid"), folder_paths.get_user_directory()
+    mine, small = schedule(rate_noise=0.8, curve="cosine", end=0.5), {"x_values": "Mine", "y_values": "noise, clean"}
+    with tempfile.TemporaryDirectory() as base:
+        folder = Path(base) / "default" / "sparsedit" / "presets"
+        folder_paths.set_user_directory(base)
+        try:
+            assert "'Mine'" in kind.validate_inputs(**AXES | small)
+            presets.save_preset(folder, "Mine", mine)
+            assert kind.validate_inputs(**AXES | small) is True
+            report = grid(pixels(), **small)[3]
+            wanted = [replace(mine, hold=hold).to_json() for hold in ("noise", "clean")]
+            assert [entry["schedule"] for entry in report["runs"]][1:] == wanted
+            stamp = kind.fingerprint_inputs(**SAMPLING, **AXES | small)
+            assert kind.fingerprint_inputs(**SAMPLING, **AXES | small) == stamp
+            presets.save_preset(folder, "Mine", replace(mine, end=0.6))
+            assert kind.fingerprint_inputs(**SAMPLING, **AXES | small) != stamp
+            args.multi_user = True
+            assert "'Mine'" in kind.validate_inputs(**AXES | small), "nobody knows whose"
+        finally:
+            args.multi_user = False
+            folder_paths.set_user_directory(before)
