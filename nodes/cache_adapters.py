@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..sparsedit_core.cache.costs import Costs, cache_bytes, sublayer_costs, sublayer_names
 from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.selectors import AnyGrid
 from ..sparsedit_core.config import BackboneConfig, PixArtConfig
 from ..sparsedit_core.tokens import Grid
 
@@ -25,6 +26,9 @@ class CacheAdapter(Protocol):
 
     def prepare(self, patcher: Any) -> None:
         """Put on a clone of the MODEL what the cache needs there; without a run it changes nothing."""
+
+    def grid(self, shape: Sequence[int]) -> AnyGrid:
+        """Tokens of a latent ``shape``: (rows, columns) or (frames, rows, columns)."""
 
     def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
         """MACs of one row of the batch for a latent ``shape``, ``text`` tokens read and a sparse grid."""
@@ -51,12 +55,13 @@ class OwnAdapter:
     def prepare(self, patcher: Any) -> None:
         pass
 
-    def _dense(self, shape: Sequence[int]) -> Grid:
+    def grid(self, shape: Sequence[int]) -> Grid:
         patch = self.config.patch_size
         return -(-shape[-2] // patch), -(-shape[-1] // patch)
 
     def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
-        return sublayer_costs(self.config, self._dense(shape), sparse, text)
+        read = text if self.family == "pixart" else None  # conditionings of a DiT hold a blank in the text's place
+        return sublayer_costs(self.config, self.grid(shape), sparse, read)
 
     def sizes(
         self,
@@ -66,7 +71,7 @@ class OwnAdapter:
         names: Sequence[str],
         sparse: Grid | None = None,
     ) -> dict[str, int]:
-        return cache_bytes(self.config, self._dense(shape), shape[0], itemsize, sparse=sparse, names=names)
+        return cache_bytes(self.config, self.grid(shape), shape[0], itemsize, sparse=sparse, names=names)
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:

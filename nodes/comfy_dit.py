@@ -9,6 +9,7 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
+from ..sparsedit_core.cache.runtime import Visit
 from ..sparsedit_core.config import DiTConfig
 from ..sparsedit_core.dit import DiT
 from .comfy_model import ComfyBackbone, ModelConfig, StandIns, model_type
@@ -31,12 +32,13 @@ class ComfyDiT(ComfyBackbone, DiT):
         context: Tensor | None,  # noqa: ARG002
         y: Tensor | None = None,
         sparse_grid: tuple[int, int] | None = None,
+        cache: Visit | None = None,
         **kwargs: Any,  # noqa: ARG002
     ) -> Tensor:
         """x (B, C, H, W) at ``timesteps`` (B,) with labels ``y`` (B,), ``None`` for no class."""
         if y is None:
             y = torch.full((x.shape[0],), self.config.num_classes, dtype=torch.long, device=x.device)
-        return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid)
+        return DiT.forward(self, x, timesteps, y, sparse_grid=sparse_grid, cache=cache)
 
 
 class DiTBaseModel(StandIns, comfy.model_base.BaseModel):  # type: ignore[misc]

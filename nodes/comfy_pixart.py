@@ -9,6 +9,7 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
+from ..sparsedit_core.cache.runtime import Visit
 from ..sparsedit_core.config import PixArtConfig
 from ..sparsedit_core.pixart import PixArt
 from .comfy_model import ComfyBackbone, ModelConfig, StandIns, model_type
@@ -30,6 +31,7 @@ class ComfyPixArt(ComfyBackbone, PixArt):
         c_size: Tensor | None = None,
         c_ar: Tensor | None = None,
         sparse_grid: tuple[int, int] | None = None,
+        cache: Visit | None = None,
         **kwargs: Any,  # noqa: ARG002  (conditions of other nodes)
     ) -> Tensor:
         """x (B, C, H, W) at ``timesteps`` (B,) with text features ``context`` (B, L, width).
@@ -43,7 +45,15 @@ class ComfyPixArt(ComfyBackbone, PixArt):
                 "trained with (T5)"
             )
         return PixArt.forward(
-            self, x, timesteps, context, mask=attention_mask, size=c_size, aspect=c_ar, sparse_grid=sparse_grid
+            self,
+            x,
+            timesteps,
+            context,
+            mask=attention_mask,
+            size=c_size,
+            aspect=c_ar,
+            sparse_grid=sparse_grid,
+            cache=cache,
         )
 
 

@@ -11,7 +11,6 @@ from comfy_api.latest import io, ui
 from ..sparsedit_core.measured import speedup
 from ..sparsedit_core.plots_run import draw_run
 from ..sparsedit_core.run_record import RunRecord
-from .info import sparsedit_info
 from .runs import find, finished, node_text
 from .schedule_patch import attached_to
 from .show import show_text, to_image
@@ -62,9 +61,8 @@ class SparseDiTReport(io.ComfyNode):  # type: ignore[misc]
 
 def runs_before(model: Any, hidden: Any) -> list[RunRecord]:
     """The runs of ``model`` that led to the node of ``hidden``; ``ValueError`` where there is none."""
-    attached, info = attached_to(model), sparsedit_info(model)
-    like = info.source, info.config, attached.schedule
-    runs = find(attached.token, like, sampled_by(hidden))
+    attached = attached_to(model)
+    runs = find(attached.token, attached.signature, sampled_by(hidden))
     if not runs:
         raise ValueError(
             "no sampling with this MODEL led to this latent; connect the MODEL that the sampler is given and the "

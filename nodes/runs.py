@@ -15,7 +15,8 @@ from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.run_record import RunRecord
 from ..sparsedit_core.schedule import PruningSchedule
 
-Signature = tuple[str, BackboneConfig, PruningSchedule | None]
+Signature = tuple[str, BackboneConfig | None, PruningSchedule | None, str]
+"""Source, config and schedule of a MODEL, and its token cache in words."""
 KEPT_RUNS = 64
 
 
@@ -61,7 +62,7 @@ def find(token: str, like: Signature, nodes: Mapping[str, str] | None = None) ->
         runs = [run for run in _runs if nodes is None or _belongs(run, nodes)]
     own = [run for run in runs if run.token == token]
     if nodes is not None and not own:
-        own = [run for run in runs if (run.record.source, run.record.config, run.record.schedule) == like]
+        own = [run for run in runs if _signature(run.record) == like]
     newest = {run.node_id: run.prompt_id for run in own}
     return [run.record for run in own if newest[run.node_id] == run.prompt_id]
 
@@ -70,6 +71,10 @@ def finished() -> list[RunRecord]:
     """All runs that are kept, oldest first: what may be timed against each other."""
     with _lock:
         return [run.record for run in _runs]
+
+
+def _signature(record: RunRecord) -> Signature:
+    return record.source, record.config, record.schedule, record.cache.plan if record.cache else ""
 
 
 def _belongs(run: Published, nodes: Mapping[str, str]) -> bool:

@@ -1,9 +1,10 @@
-"""What every SparseDiT MODEL carries while it samples: its schedule, and a record of what it did.
+"""What every SparseDiT MODEL carries while it samples: its schedule, its token cache, and a record of what it did.
 
-Three keyed wrappers on the ModelPatcher, nothing on the model:
-OUTER_SAMPLE makes a fresh run and publishes its record, CALC_COND_BATCH counts evaluations (a step's halves may be
-computed apart), APPLY_MODEL decides the sparse grid from the timestep and hands it on as a keyword argument. Read from
-``transformer_options`` inside a region that ComfyUI compiled, it would freeze at its first value.
+Four keyed wrappers on the ModelPatcher, nothing on the model:
+OUTER_SAMPLE makes a fresh run and publishes its record, PREPARE_SAMPLING asks for the cache's memory, CALC_COND_BATCH
+counts evaluations (a step's halves may be computed apart), APPLY_MODEL decides the sparse grid from the timestep and
+hands it on as a keyword argument. Read from ``transformer_options`` inside a region that ComfyUI compiled, it would
+freeze at its first value.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -20,19 +22,21 @@ from comfy.patcher_extension import WrappersMP
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from ..sparsedit_core.config import BackboneConfig, PixArtConfig
-from ..sparsedit_core.run_record import Evaluation, RunRecord, measure
+from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.config import BackboneConfig
+from ..sparsedit_core.run_record import Evaluation, RunRecord
 from ..sparsedit_core.schedule import Grid, PruningSchedule
-from ..sparsedit_core.tokens import default_sparse_grid
+from .cache_adapters import Hooked
+from .cache_run import CacheSettings, RunCache, with_room
+from .evaluations import Call, adapted_evaluation, dense_grid, is_compiled, own_evaluation, setting, sparse_grid
+from .info import SparseDiTInfo
 from .progress import Progress
-from .runs import Published, node_text, publish
+from .runs import Published, Signature, node_text, publish
 from .sampling_time import diffusion_time, model_timestep
 
 log = logging.getLogger("sparsedit")
 
 KEY = "sparsedit"
-COMPILED = "torch.compile"
-"""Key of ComfyUI's own wrapper of compiled models."""
 FULL_DENSITY = PruningSchedule(rate_noise=0.0, rate_clean=0.0)
 """Every token at every time."""
 
@@ -40,19 +44,47 @@ FULL_DENSITY = PruningSchedule(rate_noise=0.0, rate_clean=0.0)
 @dataclass(frozen=True)
 class Attached:
     """What a MODEL carries: ``token`` finds its runs, ``schedule`` acts (``None``: the checkpoint's own fixed side),
-    ``told`` says that runs show their progress."""
+    ``told`` says that runs show their progress, ``cache`` acts too. ``source`` and ``config`` say what the model is,
+    the latter ``None`` of models that are not this pack's."""
 
     token: str
     schedule: PruningSchedule | None
     told: bool = True
+    cache: CacheSettings | None = None
+    source: str = ""
+    config: BackboneConfig | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """What tells its runs from those of other models and settings."""
+        return self.source, self.config, self.schedule, self.cache.words if self.cache else ""
 
 
 def attach_schedule(patcher: Any, schedule: PruningSchedule | None, *, told: bool = True) -> None:
-    """Let ``schedule`` act on a ModelPatcher (of this pack) and record its runs; replaces what it carried before.
+    """Let ``schedule`` act on a ModelPatcher (of this pack) and record its runs; replaces the schedule it carried.
 
     ``told``: the executing node shows how far a run is; false for nodes that write their own text on themselves.
     """
-    attached = Attached(uuid.uuid4().hex, schedule, told)
+    before = patcher.get_attachment(KEY)
+    _attach(patcher, Attached("", schedule, told, before.cache if before else None))
+
+
+def attach_cache(patcher: Any, cache: CacheSettings | None, source: str, *, told: bool = True) -> None:
+    """Let a token cache act on a clone of any MODEL that it has an adapter for, beside the schedule it carries.
+
+    ``source`` is the name of a model that is not this pack's.
+    """
+    before = patcher.get_attachment(KEY)
+    if cache is not None:
+        cache.adapter.prepare(patcher)
+    _attach(patcher, Attached("", before.schedule if before else None, told, cache, source))
+
+
+def _attach(patcher: Any, attached: Attached) -> None:
+    info = getattr(patcher.model, "sparsedit", None)
+    if isinstance(info, SparseDiTInfo):
+        attached = replace(attached, source=info.source, config=info.config)
+    attached = replace(attached, token=uuid.uuid4().hex)
     for kind, wrapper in _wrappers(attached):
         patcher.remove_wrappers_with_key(kind, KEY)
         patcher.add_wrapper_with_key(kind, KEY, wrapper)
@@ -78,8 +110,8 @@ def attached_to(patcher: Any) -> Attached:
 class Run:
     """State of one sampling run, dropped at its end; ``Evaluation`` objects are only ever added."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, cache: RunCache | None = None) -> None:
+        self.progress, self.cache = progress, cache
         self.started = time.perf_counter()
         self.count = 0
         self.setting = ""
@@ -107,19 +139,29 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
 
     def outer_sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider, progress = executor.class_obj, Progress(told=attached.told)
-        run, record = Run(progress), None
+        run, record = Run(progress, _new_cache(attached, guider, args[0])), None
         kept = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
         guider.model_options["transformer_options"][KEY] = run
-        _warn_of_unused_patches(kept["transformer_options"])
+        if attached.config is not None:
+            _warn_of_unused_patches(kept["transformer_options"])
         try:
             samples = executor(*args, **kwargs)
-            record = _record(attached, guider.model_patcher.model.sparsedit, run)
+            record = _record(attached, run)
         finally:
             guider.model_options = kept
+            if run.cache is not None:
+                run.cache.clear()
             progress.ended(record)
         _publish(attached, record)
         return samples
+
+    def prepare_sampling(executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs.get("model_options") or {}
+        run = options.get("transformer_options", {}).get(KEY)
+        if run is not None and run.cache is not None and run.cache.bytes:
+            noise_shape = with_room(model, noise_shape, args[0] if args else kwargs["conds"], run.cache.bytes)
+        return executor(model, noise_shape, *args, **kwargs)
 
     def calc_cond_batch(executor: Any, model: Any, conds: Any, x: Any, timestep: Any, model_options: Any) -> Any:
         run = model_options["transformer_options"].get(KEY)
@@ -138,27 +180,31 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         **kwargs: Any,
     ) -> Any:
         model = executor.class_obj
-        config, sampling = model.sparsedit.config, model.model_sampling
-        dense, moment = _dense_grid(config, x), diffusion_time(sampling, t)
-        sparse = _sparse_grid(config, attached.schedule, moment, dense)
+        config, sampling = attached.config, model.model_sampling
+        moment = diffusion_time(sampling, t)
+        sparse = None if config is None else sparse_grid(config, attached.schedule, moment, dense_grid(config, x))
         if sparse is not None:
             kwargs["sparse_grid"] = sparse
         run = transformer_options.get(KEY)
         if run is None:
             return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         options, computed = _watched(transformer_options)
+        visit = run.cache.visit(moment, x, transformer_options) if run.cache else None
         started = time.perf_counter()
-        out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        with _hooked(attached, visit, options, kwargs) as (hooked, keywords):
+            out = executor(x, t, c_concat, c_crossattn, control, hooked, **keywords)
         float(out.flatten()[0])  # waits for the device, whichever it is
         seconds = time.perf_counter() - started
-        images = x.shape[0] if computed else 0
-        text, moments = _text_tokens(config, c_crossattn), (moment, model_timestep(sampling, t))
-        run.setting = _setting(x, model, transformer_options)
-        run.add(measure(config, *moments, dense, sparse, x.shape[0], images, seconds, text))
+        run.setting = setting(x, model, transformer_options)
+        call = Call(moment, model_timestep(sampling, t), sparse, bool(computed), seconds)
+        evaluation = _measure(attached, x, c_crossattn, call, visit)
+        if evaluation is not None:
+            run.add(evaluation)
         return out
 
     return [
         (WrappersMP.OUTER_SAMPLE, outer_sample),
+        (WrappersMP.PREPARE_SAMPLING, prepare_sampling),
         (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
         (WrappersMP.APPLY_MODEL, apply_model),
     ]
@@ -180,7 +226,7 @@ def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[
     Compiled models run as one piece, which a wrapper made for each call would compile anew: they count as computed.
     """
     wrappers = transformer_options.get("wrappers", {})
-    if COMPILED in wrappers.get(WrappersMP.APPLY_MODEL, {}):
+    if is_compiled(transformer_options):
         return transformer_options, [True]
     computed: list[bool] = []
 
@@ -192,31 +238,47 @@ def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[
     return {**transformer_options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: inner}}, computed
 
 
-def _setting(x: Any, model: Any, transformer_options: dict[str, Any]) -> str:
-    """What an evaluation's seconds depend on beside its sizes: "float16 on cuda, compiled"."""
-    compiled = COMPILED in transformer_options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    dtype = model.manual_cast_dtype or model.get_dtype()
-    return f"{str(dtype).removeprefix('torch.')} on {x.device.type}{', compiled' if compiled else ''}"
-
-
-def _dense_grid(config: BackboneConfig, x: Any) -> Grid:
-    return -(-x.shape[-2] // config.patch_size), -(-x.shape[-1] // config.patch_size)
-
-
-def _sparse_grid(config: BackboneConfig, schedule: PruningSchedule | None, time: float, dense: Grid) -> Grid | None:
-    if config.layout is None:
+def _new_cache(attached: Attached, guider: Any, noise: Any) -> RunCache | None:
+    if attached.cache is None:
         return None
-    return schedule.grid(time, dense) if schedule else default_sparse_grid(dense, config.sparse_side)
+    config = attached.config
+
+    def sparse(time: float) -> Grid | None:
+        return None if config is None else sparse_grid(config, attached.schedule, time, dense_grid(config, noise))
+
+    return RunCache(attached.cache, guider, noise, sparse)
 
 
-def _text_tokens(config: BackboneConfig, text: Any) -> int | None:
-    """How many text tokens a PixArt reads; a DiT is given none that it reads."""
-    return text.shape[-2] if isinstance(config, PixArtConfig) and text is not None else None
+@contextmanager
+def _hooked(
+    attached: Attached, visit: Visit | None, options: dict[str, Any], keywords: dict[str, Any]
+) -> Iterator[Hooked]:
+    """Options and keywords of a call of the model, which within is under the cache if there is one."""
+    if visit is None or attached.cache is None:
+        yield options, keywords
+        return
+    if is_compiled(options):
+        raise ValueError(
+            "the MODEL is compiled and carries a token cache, which computes something else at every step; remove "
+            "Torch Compile Model or SparseDiT Token Cache"
+        )
+    with attached.cache.adapter.hooked(visit, options, keywords) as hooked:
+        yield hooked
 
 
-def _record(attached: Attached, info: Any, run: Run) -> RunRecord:
-    seconds = time.perf_counter() - run.started
-    return RunRecord(info.source, info.config, attached.schedule, run.evaluations(), seconds, run.setting)
+def _measure(attached: Attached, x: Any, text: Any, call: Call, visit: Visit | None) -> Evaluation | None:
+    if attached.config is not None:
+        return own_evaluation(attached.config, x, text, call, visit)
+    if attached.cache is None or visit is None:  # a cache taken off again: of this model nothing is known
+        return None
+    return adapted_evaluation(attached.cache.adapter, x, text, call, visit)
+
+
+def _record(attached: Attached, run: Run) -> RunRecord:
+    seconds, use = time.perf_counter() - run.started, run.cache.use() if run.cache else None
+    return RunRecord(
+        attached.source, attached.config, attached.schedule, run.evaluations(), seconds, run.setting, use
+    )
 
 
 def _publish(attached: Attached, record: RunRecord) -> None:

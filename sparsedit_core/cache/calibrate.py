@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .plan import LEVELS
@@ -55,6 +54,10 @@ class Calibrator:
 
     def new_run(self) -> None:
         """Forget the outputs of the run before."""
+        self._histories.clear()
+
+    def clear(self) -> None:
+        """See :meth:`new_run`; what was measured stays."""
         self._histories.clear()
 
     def evaluation(
@@ -104,7 +107,13 @@ class Probe(Visit):
         self._weight = x, gate
         return super().branch(x, name, grid, compute, gate)
 
-    def output(self, name: str, grid: AnyGrid, x: Tensor, compute: Compute) -> tuple[Tensor, ...]:
+    def output(
+        self,
+        name: str,
+        grid: AnyGrid,  # noqa: ARG002  (the shape tells it)
+        x: Tensor,
+        compute: Compute,
+    ) -> tuple[Tensor, ...]:
         """See :meth:`.runtime.Visit.output`."""
         computed = compute(None)
         new, *others = computed if isinstance(computed, tuple) else (computed,)

@@ -227,11 +227,12 @@ class Visit:
     @property
     def recomputed(self) -> float:
         """Share of the sub-layers' outputs that was computed, the mean of their levels."""
-        return sum(LEVELS[level] for level in self.done.values()) / len(self.done)
+        levels = self.levels()
+        return sum(LEVELS[level] for level in levels) / len(levels)
 
     def levels(self) -> tuple[int, ...]:
-        """The levels at which the sub-layers ran, in the plan's order."""
-        return tuple(self.done[name] for name in self._sublayers)
+        """The levels at which the sub-layers ran, in the plan's order; full where something else ran in their place."""
+        return tuple(self.done.get(name, FULL) for name in self._sublayers)
 
 
 def _queue_on(grid: AnyGrid, seed: int, device: torch.device) -> Tensor:

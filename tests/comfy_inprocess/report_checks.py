@@ -173,7 +173,7 @@ def check_only_the_samplers_before_the_report_count() -> None:
     model = apply(load(), schedule())
     sample(model, steps=2)
     record = records(model)[0]
-    like = record.source, record.config, record.schedule
+    like = record.source, record.config, record.schedule, ""
     for prompt, sampler in (("old", "3"), ("old", "5.0.1"), ("new", "3"), ("new", "4")):
         runs.publish(runs.Published("token", prompt, sampler, record))
     graph = {
@@ -201,4 +201,4 @@ def check_the_registry_is_bounded() -> None:
     published = runs.Published("many", "", "", records(model)[0])
     for _ in range(2 * runs.KEPT_RUNS):
         runs.publish(published)
-    assert len(runs.find("many", ("", None, None))) == runs.KEPT_RUNS
+    assert len(runs.find("many", ("", None, None, ""))) == runs.KEPT_RUNS

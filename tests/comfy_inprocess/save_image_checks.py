@@ -58,7 +58,7 @@ def reported() -> tuple[str, Any]:
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
     report = node("SparseDiTReport").execute(model=model, latent=latent).result[3]
     attached = pack("nodes.schedule_patch").attached_to(model)
-    (run,) = pack("nodes.runs").find(attached.token, ("", None, None))
+    (run,) = pack("nodes.runs").find(attached.token, attached.signature)
     return report, run
 
 

@@ -56,5 +56,4 @@ def spied(model: Any) -> tuple[Any, list[tuple[float, Any, tuple[int, ...], list
 def records(model: Any) -> list[Any]:
     """The recorded runs of a MODEL, oldest first."""
     attached = pack("nodes.schedule_patch").attached_to(model)
-    info = model.model.sparsedit
-    return pack("nodes.runs").find(attached.token, (info.source, info.config, attached.schedule))
+    return pack("nodes.runs").find(attached.token, attached.signature)
