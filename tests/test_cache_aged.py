@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparsedit_core.cache.aged import OLDEST, solve_aged
 from sparsedit_core.cache.costs import Costs
 from sparsedit_core.cache.plan import FULL, LEVELS, CachePlan
+from sparsedit_core.cache.solver_speed import solver_speed
 
 LEFT = [[1.0, 0.6, 0.3, 0.1, 0.0], [1.0, 0.75, 0.5, 0.25, 0.0]]
 COSTS = Costs(("0.self", "0.mlp"), ((0, 55, 70, 85, 100), (0, 30, 60, 90, 120)), outside=11)
@@ -180,3 +181,11 @@ def test_bad_values_are_one_sentence(values: dict[str, Any], words: str) -> None
 
 def test_levels_are_the_quarters_that_ages_are_counted_in() -> None:
     assert LEVELS == (0, 0.25, 0.5, 0.75, 1)
+
+
+def test_the_speed_of_all_solvers_is_told() -> None:
+    found = solver_speed(COSTS, 5, 0.6)
+    assert [each.solver for each in found] == ["exact", "fast", "by age"]
+    assert all(each.seconds > 0 and 0 <= each.gap < 1 and each.share <= 0.6 for each in found)
+    assert found[0].exact
+    assert found[0].gap <= found[1].gap
