@@ -24,7 +24,7 @@ from ..sparsedit_core.cache.costs import Costs
 from ..sparsedit_core.cache.costs_flux import TEXT_TOKENS, FluxShape, flux_bytes, flux_costs, flux_names
 from ..sparsedit_core.cache.runtime import Rows, Visit, take
 from ..sparsedit_core.tokens import Grid
-from .cache_hook import KEY, Hooked, Walk, hook, note_skipped, tokens_of, uncompiled, with_walks
+from .cache_hook import KEY, Hooked, Walk, hook, kept_by, note_skipped, selector_of, tokens_of, uncompiled, with_walks
 
 _HONOURS_PATCHES = "attn1_patch" in DoubleStreamBlock.forward.__code__.co_consts
 """Whether core's blocks call attention patches: those of 0.3.64 do not, and so neither does the walk."""
@@ -60,8 +60,11 @@ class FluxAdapter:
     def prepare(self, patcher: Any) -> None:
         pass
 
+    def grid(self, shape: Sequence[int]) -> Grid:
+        return grid_of(shape, self._patch)
+
     def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:  # noqa: ARG002
-        return flux_costs(self.shape, grid_of(shape, self._patch), TEXT_TOKENS if text is None else text)
+        return flux_costs(self.shape, self.grid(shape), TEXT_TOKENS if text is None else text)
 
     def sizes(
         self,
@@ -72,7 +75,7 @@ class FluxAdapter:
         sparse: Grid | None = None,  # noqa: ARG002
     ) -> dict[str, int]:
         tokens = TEXT_TOKENS if text is None else text
-        return flux_bytes(self.shape, grid_of(shape, self._patch), tokens, shape[0], itemsize, names)
+        return flux_bytes(self.shape, self.grid(shape), tokens, shape[0], itemsize, names)
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
@@ -143,10 +146,11 @@ class _Walk:
         """A double block, image and text in layers of their own: as core's forward, but nothing written in place."""
         img, txt, vec = args["img"], args["txt"], args["vec"]
         self._check(name, img.shape[1])
-        output, picture = self._visit.output, img[:, : self._tokens]
+        visit, end = self._visit, self._tokens
         (img1, img2), (txt1, txt2) = block.img_mod(vec), block.txt_mod(vec)
-        new, new_txt, *after = output(
-            f"{name}.self", self._grid, picture, lambda rows: self._joint(block, name, args, img1, txt1, rows)
+        visit.weigh(img[:, :end], img1.gate)
+        new, new_txt, *after = visit.output(
+            f"{name}.self", self._grid, img[:, :end], lambda rows: self._joint(block, name, args, img1, txt1, rows)
         )
         img = img + apply_mod(_joined(new, after), img1.gate)
         txt = txt + apply_mod(new_txt, txt1.gate)
@@ -157,7 +161,8 @@ class _Walk:
             picture, _, *after = self._parts(f"{name}.mlp", out)
             return picture, *after
 
-        new, *after = output(f"{name}.mlp", self._grid, picture, mlp)
+        visit.weigh(img[:, :end], img2.gate)
+        new, *after = visit.output(f"{name}.mlp", self._grid, img[:, :end], mlp)
         img = img + apply_mod(_joined(new, after), img2.gate)
         txt = txt + apply_mod(block.txt_mlp(apply_mod(block.txt_norm2(txt), 1 + txt2.scale, txt2.shift)), txt2.gate)
         return {"img": img, "txt": _finite(txt)}
@@ -193,7 +198,9 @@ class _Walk:
             h = block.mlp_act(take(h, self._joint_rows(rows, text, length)))
             return self._parts(name, block.linear2(torch.cat((attn, h), dim=2)), text)
 
-        new, new_txt, *after = self._visit.output(name, self._grid, x[:, text : text + self._tokens], compute)
+        picture = x[:, text : text + self._tokens]
+        self._visit.weigh(picture, mod.gate)
+        new, new_txt, *after = self._visit.output(name, self._grid, picture, compute)
         out, start = torch.empty_like(x), 0
         for part in (new_txt, new, *after):
             place = slice(start, start + part.shape[1])
@@ -234,7 +241,7 @@ class _Walk:
 
     def _watch(self, name: str, q: Tensor, k: Tensor, pe: Tensor | None, text: int, rows: Rows) -> None:
         """Let the selector see the attention among the picture's tokens and theirs over the text."""
-        selector = self._visit.cache.plan.selector
+        selector = selector_of(self._visit)
         if selector not in ("influence", "entropy"):
             return
         if pe is not None:
@@ -269,7 +276,7 @@ class _Walk:
         """
         sizes = [text, out.shape[1] - text - self._extra, *([self._extra] if self._extra else ())]
         before, picture, *after = out.split(sizes, dim=1)
-        if not self._visit.cache.keeps(name) or picture.shape == out.shape:
+        if not kept_by(self._visit, name) or picture.shape == out.shape:
             return picture, before, *after
         if picture.shape[1] == self._tokens:  # else it is about to be copied to its place
             picture = picture.clone()

@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
 from torch import Tensor
 
-from ..sparsedit_core.cache.plan import NONE
+from ..sparsedit_core.cache.plan import NONE, CachePlan
 from ..sparsedit_core.cache.runtime import Visit
 
 KEY = "sparsedit_visit"
@@ -56,8 +56,26 @@ def _inside(other: Callable[..., Any] | None, walk: Walk) -> Callable[..., Any]:
 
 def note_skipped(visit: Visit) -> None:
     """Blocks that another node left out (skip-layer guidance) did nothing."""
-    for name in visit.cache.plan.sublayers:
+    plan = plan_of(visit)
+    for name in () if plan is None else plan.sublayers:
         visit.done.setdefault(name, NONE)
+
+
+def plan_of(visit: Visit) -> CachePlan | None:
+    """The plan that a visit follows, ``None`` of one that measures."""
+    cache = getattr(visit, "cache", None)
+    return None if cache is None else cache.plan
+
+
+def kept_by(visit: Visit, name: str) -> bool:
+    """Whether a visit keeps the output of a sub-layer as it is."""
+    return plan_of(visit) is not None and visit.cache.keeps(name)
+
+
+def selector_of(visit: Visit) -> str:
+    """Which tokens a visit chooses, "" of one that measures."""
+    plan = plan_of(visit)
+    return "" if plan is None else plan.selector
 
 
 def tokens_of(x: Tensor, index: Tensor) -> Tensor:

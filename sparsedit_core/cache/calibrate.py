@@ -102,10 +102,9 @@ class Probe(Visit):
         self._weight: tuple[Tensor, Tensor | None] | None = None
         self.done, self.forced, self.watching = {}, [], 0
 
-    def branch(self, x: Tensor, name: str, grid: AnyGrid, compute: Compute, gate: Tensor | None = None) -> Tensor:
-        """See :meth:`.runtime.Visit.branch`."""
+    def weigh(self, x: Tensor, gate: Tensor | None) -> None:
+        """See :meth:`.runtime.Visit.weigh`."""
         self._weight = x, gate
-        return super().branch(x, name, grid, compute, gate)
 
     def output(
         self,

@@ -128,8 +128,12 @@ class Visit:
 
     def branch(self, x: Tensor, name: str, grid: AnyGrid, compute: Compute, gate: Tensor | None = None) -> Tensor:
         """x (B, N, D) plus the gated output of the sub-layer ``name`` on the tokens of ``grid``."""
+        self.weigh(x, gate)
         value = self.output(name, grid, x, compute)[0]
         return x + value if gate is None else torch.addcmul(x, gate, value)
+
+    def weigh(self, x: Tensor, gate: Tensor | None) -> None:
+        """Told before :meth:`output` what its tokens are added to and by which gate, for visits that measure."""
 
     def output(self, name: str, grid: AnyGrid, x: Tensor, compute: Compute) -> tuple[Tensor, ...]:
         """The sub-layer's output for tokens x (B, N, D) of ``grid``, some of it computed, the rest kept from before."""

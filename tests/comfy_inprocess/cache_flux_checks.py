@@ -8,6 +8,7 @@ import torch
 from cache_models import (
     Part,
     Run,
+    assert_calibrated,
     close,
     counted,
     kept_storage,
@@ -242,6 +243,12 @@ def check_attention_patches() -> None:
     compare(model, run(adapter(model), whole, call, patches=outputs), call, patches=outputs)
     some = plan(adapter(model), *MIXED)
     assert "double.0.self" in error_of(lambda: run(adapter(model), some, call, patches=outputs))
+
+
+def check_calibration_sees_every_sublayer() -> None:
+    """It computes the model bit for bit, and weighs a change by its gate, as the plan's error is."""
+    model = flux()
+    assert_calibrated(adapter(model), calling(model, 2))
 
 
 def check_compiled_it_follows_the_plan() -> None:

@@ -123,6 +123,24 @@ def merged(
             handle.remove()
 
 
+def assert_calibrated(adapter: Any, call: Call) -> None:
+    """A calibration computes the model bit for bit and sees every sub-layer. The gates are told."""
+    module = pack("sparsedit_core.cache.calibrate")
+    calibrator = module.Calibrator(adapter.family, adapter.sublayers)
+    weighed: list[Any] = []
+    calibrator.new_run()
+    for number in range(3):
+        visit = calibrator.evaluation(1 - number / 4)
+        weigh = visit.weigh
+        visit.weigh = lambda x, gate, weigh=weigh: (weighed.append(gate), weigh(x, gate))
+        with adapter.hooked(visit, {}, {}) as (options, keywords), torch.no_grad():
+            found = call(number, options, keywords)
+            assert torch.equal(found, call(number, {}, {}))
+    assert len(weighed) == 3 * len(adapter.sublayers)
+    change = calibrator.calibration().change
+    assert (change[1:, :, 0] > 0).all()
+
+
 def plain_attention(_usual: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, **keywords: Any) -> Tensor:
     """Attention in matrix products, which are counted; in the place of ``optimized_attention_override``."""
     if not keywords.get("skip_reshape"):
