@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ INSTALLED = find_comfyui()
 REASON = "no ComfyUI found; set COMFYUI_PATH to a checkout to run these" if not INSTALLED else why_not()
 TEMPLATES = sorted((PACK / "workflows").glob("*.json"))
 QUICKSTART = PACK / "workflows" / "SparseDiT quickstart.json"
+BOTH = PACK / "workflows" / "SparseDiT dense against sparse.json"
 SCHEDULE, LOADER = "SparseDiTPruningSchedule", "SparseDiTLoadCheckpoint"
 NEWEST = (0, 33)  # the first whose Vue renderer is looked at
 
@@ -253,15 +255,20 @@ def test_the_editor_says_when_the_server_is_away_and_comes_back(editing: Canvas)
     editing.errors.clear()  # the aborted requests
 
 
+def run(canvas: Canvas) -> None:
+    """Queue the graph and wait until it ran."""
+    canvas.ask("() => { window.finished = null; window.app.api.addEventListener('execution_success', () => "
+               "{ window.finished = true }); window.app.api.addEventListener('execution_error', e => "
+               "{ window.finished = JSON.stringify(e.detail) }) }")
+    canvas.ask("async () => { await window.app.queuePrompt(0, 1) }")
+    canvas.page.wait_for_function("() => window.finished", timeout=180_000)
+    assert canvas.ask("() => window.finished") is True
+
+
 def test_the_quickstart_runs_to_picture_and_report(editing: Canvas) -> None:
     editing.set_widget("KSampler", "steps", 3)
     editing.set_widget("KSampler", "seed", 7 + editing.vue)  # not the cached result of the other renderer
-    editing.ask("() => { window.finished = null; window.app.api.addEventListener('execution_success', () => "
-                "{ window.finished = true }); window.app.api.addEventListener('execution_error', e => "
-                "{ window.finished = JSON.stringify(e.detail) }) }")
-    editing.ask("async () => { await window.app.queuePrompt(0, 1) }")
-    editing.page.wait_for_function("() => window.finished", timeout=180_000)
-    assert editing.ask("() => window.finished") is True
+    run(editing)
     editing.page.wait_for_function("() => Object.keys(window.app.nodeOutputs).length > 1")
     editing.show("SparseDiTReport", 0.6)
     editing.page.wait_for_function(
@@ -269,3 +276,23 @@ def test_the_quickstart_runs_to_picture_and_report(editing: Canvas) -> None:
         " return n.imgs?.length || document.querySelector(`[data-node-id='${n.id}'] img`) }")
     editing.screenshot("report")
     assert editing.errors == []
+
+
+def test_a_measured_figure_is_told_once_both_models_ran(canvas: Canvas) -> None:
+    canvas.load_file(BOTH)
+    canvas.ask("([kind, values]) => { for (const n of window.app.graph.nodes.filter(n => n.type === kind))"
+               " for (const w of n.widgets) w.value = values[w.name] ?? w.value }",
+               ["KSampler", {"steps": 10, "seed": 21 + canvas.vue}])
+    run(canvas)
+    canvas.show(SCHEDULE)
+    canvas.page.locator("[data-sparsedit='cost']").filter(has_text="as fast as the dense model").wait_for()
+    canvas.screenshot("measured")
+    counted, measured = canvas.cost().splitlines()
+    assert counted.endswith("faster (bundled: sparsedit)")
+    assert re.fullmatch(r"measured here in this session: \d+\.\d\dx as fast as the dense model", measured)
+    cut = canvas.ask("() => { const part = name => document.querySelector(`[data-sparsedit=${name}]`),"
+                     " box = name => part(name).getBoundingClientRect(), cost = part('cost');"
+                     " return [cost.scrollHeight > cost.clientHeight, box('canvas').bottom > box('cost').top,"
+                     " box('cost').bottom > box('presets').top, box('presets').bottom > box('editor').bottom] }")
+    assert cut == [False] * 4
+    assert canvas.errors == []

@@ -74,7 +74,7 @@ class Editor {
     );
     this.canvas = make("canvas", "canvas", "flex:1 1 0;min-height:170px;width:100%;border-radius:6px;outline-offset:-2px");
     this.canvas.style.background = "var(--comfy-input-bg)";
-    this.cost = make("div", "cost", "font:12px sans-serif;color:var(--input-text);line-height:1.35");
+    this.cost = make("div", "cost", "font:12px sans-serif;color:var(--input-text);line-height:1.35;white-space:pre-line");
     this.message = make("div", "message", "font:12px sans-serif;line-height:1.35;white-space:pre-line");
     this.message.setAttribute("role", "status");
     this.element.append(this.canvas, this.cost, this.message);
@@ -142,8 +142,8 @@ class Editor {
     this.view = data;
     this.showPaperRow(JSON.parse(body).values.preset);
     this.tell("ready", [data.model_error, data.warning].filter(Boolean).join("\n"));
-    const words = [data.summary, data.cost?.words, data.measured?.words].filter(Boolean);
-    this.cost.textContent = words.join("; ");
+    const counted = [data.summary, data.cost?.words].filter(Boolean).join("; ");
+    this.cost.textContent = [counted, data.measured?.words].filter(Boolean).join("\n"); // what was timed on its own line
   }
 
   /** Between which rates points may lie: those of the sliders, also while the server refuses points beyond them. */
