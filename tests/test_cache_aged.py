@@ -106,6 +106,19 @@ def test_many_sub_layers_come_close_to_the_bound(data: Any, budget: float) -> No
     assert found.gap <= longest + 1e-9  # the dual leaves at most one sub-layer's way between its two plans
 
 
+@settings(max_examples=30)
+@given(st.data())
+def test_ages_after_many_partial_steps_are_those_of_the_plain_walk(data: Any) -> None:
+    steps, count = 9, 6
+    change = data.draw(changes(steps, count))
+    costs = Costs(tuple(f"{i}.mlp" for i in range(count)), ((0, 10, 21, 500, 600),) * count, 0)
+    left = [[1.0, 0.5, 0.2, 0.2, 0.0]] * count
+    budget = (600 + 8 * data.draw(st.integers(8, 20))) / (9 * 600)  # room for a quarter or a half at every step
+    plan, found = solve_aged(change, left, costs, times_of(steps), family="dit", budget=budget)
+    assert {level for row in plan.table[1:] for level in row} & {1, 2}
+    assert found.value == pytest.approx(harm_of(plan, change, left))
+
+
 def test_room_for_nothing_reuses_everything_and_harm_stops_growing() -> None:
     steps = 16
     change = np.tile([1.0, 3.0], (steps, 2, 1))
