@@ -13,10 +13,25 @@ from typing import NoReturn
 import torch
 
 from .. import __version__
-from . import ablate, analyze, bench, compare, convert, cost, demo, encode, evaluate, finetune, inspect, sample, train
+from . import (
+    ablate,
+    analyze,
+    bench,
+    compare,
+    convert,
+    cost,
+    demo,
+    encode,
+    evaluate,
+    finetune,
+    inspect,
+    learn,
+    sample,
+    train,
+)
 
 COMMANDS: tuple[ModuleType, ...] = (
-    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, ablate, bench, demo
+    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, ablate, learn, bench, demo
 )
 """Every command; the file's name is the command's. A new one is imported above and added here."""
 

@@ -1,0 +1,272 @@
+"""Learning a plan: the paper's two-stage training of a table of costs through the solver (DiffSparse; PAPERS 2).
+
+The model is frozen. In every iteration the solver chooses a plan from the table, a batch of pictures is sampled under
+it, and the distance of the pictures to those of the dense model for the same noise and conditions goes back through
+the whole sampling and, straight through the solver's choice, into the table. The plan that did best on held-out noise,
+sampled with the real runtime, is kept. Choices of ours, where the paper's notes are silent: Adam (0.9, 0.999) with
+fresh moments in the second stage, budgets in MACs and not in tokens, and the ``age`` selector's fixed order of tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Loaded
+from ..conditions import Conditions, check_conditions
+from ..metrics import psnr
+from ..sampling import SampleOptions, evaluation_times, guided_channels, initial_noise, sample
+from .costs import Costs, sublayer_costs
+from .learn_loss import Distance
+from .learn_steps import soft_sample
+from .learn_table import Choice, CostTable, levels_for
+from .plan import CachePlan, check_plan
+
+
+@dataclass(frozen=True)
+class LearnOptions:
+    """How a plan is learned.
+
+    ``budget``        share of the dense sampling's MACs that it stays within; ``steps`` of the sampling, Euler's or
+                      DDIM's after the model; ``cfg`` guidance, 1 none
+    ``whole``         kinds of sub-layers that recompute all tokens or none
+    ``first``, ``second``  iterations of the two stages. Without a start both; from a start the first is left out,
+                      because it only looks for the steps to compute in full, unless ``first`` is given
+    ``full_steps``    steps beside the first that are full in the first stage; ``None``: as many as a third of the
+                      budget pays for
+    ``batch``         pictures of an iteration; ``pictures`` that training draws from in turn, each sampled densely once
+    ``held``          pictures that plans are compared on, every ``every`` iterations
+    ``tau``           temperature of the softmax over levels; ``delta`` of the merge; ``margin`` of a start
+    ``step_rate``, ``layer_rate``, ``second_rate``  learning rates of the step table, of the layer table in the first
+                      stage, and of the one table in the second: the paper's
+    ``seed``          of the plan's queue and of the pictures: training draws noise of seed 1000 + seed, held-out of
+                      2000 + seed
+    """
+
+    budget: float = 0.5
+    steps: int = 20
+    cfg: float = 1.0
+    whole: tuple[str, ...] = ("self",)
+    first: int | None = None
+    second: int = 100
+    full_steps: int | None = None
+    batch: int = 4
+    pictures: int = 256
+    held: int = 16
+    every: int = 10
+    tau: float = 1.0
+    delta: float = 10.0
+    margin: float = 0.5
+    step_rate: float = 0.01
+    layer_rate: float = 1.0
+    second_rate: float = 0.1
+    seed: int = 0
+
+    FIRST = 100  # iterations of the first stage without a start
+
+    def __post_init__(self) -> None:
+        counts = (self.steps - 1, self.batch, self.pictures, self.held, self.every)
+        if min(counts) < 1 or min(self.first or 0, self.second, self.full_steps or 0) < 0:
+            raise ValueError(f"{self}: steps is 2 or more, batch, pictures, held and every 1 or more, the others 0")
+        if min(self.tau, self.step_rate, self.layer_rate, self.second_rate, self.margin) <= 0 or self.delta < 0:
+            raise ValueError(f"{self}: tau, margin and rates are above 0, delta is 0 or more")
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """A line of the log, written after the iteration.
+
+    ``stage`` 0 is the look at the start, 1 and 2 the two stages; ``loss`` of the batch, ``None`` at the start;
+    ``share`` of the dense MACs that its plan takes; ``changed`` entries of the table since the iteration before;
+    ``held_loss``, ``held_psnr`` (dB, mean) of the plan after the iteration, where it was compared; ``best`` so far.
+    """
+
+    stage: int
+    number: int
+    loss: float | None
+    share: float
+    changed: int
+    held_loss: float | None
+    held_psnr: float | None
+    best: bool
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """``plan`` that did best on the held-out pictures, and the ``rows`` of the log."""
+
+    plan: CachePlan
+    rows: tuple[Iteration, ...] = field(repr=False)
+
+
+def learn(
+    loaded: Loaded,
+    conditions: Conditions,
+    distance: Distance,
+    options: LearnOptions | None = None,
+    *,
+    start: CachePlan | None = None,
+    progress: Callable[[Iteration], object] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Learned:
+    """Learn a plan for a dense model on its own device; its weights are left as they are and frozen meanwhile.
+
+    ``conditions`` (n) what pictures are asked with, in turn; ``start`` a plan to begin from, of any number of steps.
+    ``ValueError`` for a model with a layout, conditions or a start that do not fit, and a budget too small.
+    """
+    run = _Run(loaded, conditions, distance, options or LearnOptions(), start, progress)
+    frozen = {name: each.requires_grad for name, each in loaded.model.named_parameters()}
+    loaded.model.requires_grad_(False)
+    try:
+        run.all()
+    finally:
+        for name, each in loaded.model.named_parameters():
+            each.requires_grad_(frozen[name])
+    return Learned(run.finished(provenance or {}), tuple(run.rows))
+
+
+class _Run:
+    def __init__(
+        self,
+        loaded: Loaded,
+        conditions: Conditions,
+        distance: Distance,
+        options: LearnOptions,
+        start: CachePlan | None,
+        progress: Callable[[Iteration], object] | None,
+    ) -> None:
+        if loaded.layout is not None:
+            raise ValueError("plans are learned for dense models, this one is a SparseDiT; calibrate a plan for it")
+        check_conditions(loaded.config, conditions)
+        self.loaded, self.conditions, self.distance, self.options = loaded, conditions, distance, options
+        self.times = evaluation_times(loaded.prediction, options.steps)
+        self.costs = model_costs(loaded, conditions)
+        self.start, self.progress = start, progress
+        self.first = options.first if options.first is not None else 0 if start else options.FIRST
+        self.full_steps = self._full_steps() if self.first else 0
+        self.table = CostTable(
+            self.costs, options.steps, options.budget, options.whole, full_steps=self.full_steps, tau=options.tau
+        )
+        if start is not None:
+            check_plan(start, loaded.family, self.costs.sublayers)
+            self.table.begin(levels_for(start, self.times), options.margin)
+        self.rows: list[Iteration] = []
+        self.teacher: dict[int, Tensor] = {}
+        self.best: tuple[float, float, CachePlan, Iteration] | None = None
+        self.seen: dict[str, tuple[float, float]] = {}
+        self.held_noise, self.held_conditions = self._pictures(range(options.held), 2000 + options.seed)
+        self.held_dense = self._sampled(self.held_noise, self.held_conditions, None)
+
+    def all(self) -> None:
+        """The look at the start, then both stages."""
+        options, before = self.options, self.table.choose()
+        self._log(0, 0, None, before, 0, time.perf_counter(), compare=True)
+        for stage, count in ((1, self.first), (2, options.second)):
+            if stage == 2 and self.full_steps:
+                self.table.merge(options.delta)
+            rates = [(self.table.layers, options.layer_rate if stage == 1 else options.second_rate)]
+            rates += [(self.table.steps, options.step_rate)] if stage == 1 and self.full_steps else []
+            optimizer = torch.optim.Adam([{"params": [each], "lr": rate} for each, rate in rates])
+            for number in range(1, count + 1):
+                began = time.perf_counter()
+                loss = self._iteration(optimizer, len(self.rows) - 1)
+                now = self.table.choose()
+                changed = sum(a != b for x, y in zip(now.levels, before.levels, strict=True)
+                              for a, b in zip(x, y, strict=True))
+                before = now
+                self._log(stage, number, loss, now, changed, began, compare=number % options.every in (0, count))
+
+    def finished(self, provenance: dict[str, Any]) -> CachePlan:
+        """The best plan with what it comes from."""
+        assert self.best is not None
+        loss, decibel, plan, row = self.best
+        known = {"method": "learn", "optimizer": "Adam", "distance": self.distance.name,
+                 "options": asdict(self.options), "sampler": "euler" if self.loaded.prediction == "flow" else "ddim",
+                 "iterations": {"first": self.first, "second": self.options.second, "full_steps": self.full_steps},
+                 "found": {"stage": row.stage, "iteration": row.number, "held_loss": loss, "held_psnr": decibel},
+                 "start_held": {"loss": self.rows[0].held_loss, "psnr": self.rows[0].held_psnr},
+                 "share": plan.share(self.costs.macs, self.costs.outside),
+                 "start": None if self.start is None else {"hash": self.start.hash, **self.start.provenance}}
+        return self._plan(plan.table, known | provenance)
+
+    def _iteration(self, optimizer: torch.optim.Optimizer, number: int) -> float:
+        options = self.options
+        first = number * options.batch
+        numbers = [index % options.pictures for index in range(first, first + options.batch)]
+        noise, conditions = self._pictures(numbers, 1000 + options.seed)
+        target = self._targets(numbers, noise, conditions)
+        choice = self.table.choose()
+        finished = soft_sample(
+            self.loaded, noise, conditions, [each.to(target.device) for each in choice.weights], choice.levels,
+            self.costs.sublayers, seed=options.seed, cfg=options.cfg, channels=guided_channels(self.loaded),
+        )
+        loss = self.distance(finished, target).mean()
+        if not bool(torch.isfinite(loss)):
+            raise ArithmeticError("the loss is NaN or infinite; compute in float32, and check the file")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def _log(
+        self, stage: int, number: int, loss: float | None, choice: Choice, changed: int, began: float, *, compare: bool
+    ) -> None:
+        plan = self._plan(choice.levels, {})
+        found = self._compared(plan) if compare else None
+        best = found is not None and (self.best is None or found[0] < self.best[0])
+        seconds = time.perf_counter() - began
+        row = Iteration(stage, number, loss, plan.share(self.costs.macs, self.costs.outside), changed,
+                        found and found[0], found and found[1], best, seconds)
+        self.rows.append(row)
+        if best and found is not None:
+            self.best = *found, plan, row
+        if self.progress is not None:
+            self.progress(row)
+
+    def _compared(self, plan: CachePlan) -> tuple[float, float]:
+        """Mean distance and PSNR to the dense pictures of the held-out ones under the real runtime."""
+        if plan.hash not in self.seen:
+            found = self._sampled(self.held_noise, self.held_conditions, plan)
+            with torch.no_grad():
+                loss = float(self.distance(found, self.held_dense).mean())
+            decibel = psnr(found, self.held_dense).clamp_max(200.0)  # of equal pictures it is infinite
+            self.seen[plan.hash] = loss, fmean(decibel.tolist())
+        return self.seen[plan.hash]
+
+    def _plan(self, table: tuple[tuple[int, ...], ...], provenance: dict[str, Any]) -> CachePlan:
+        return CachePlan(self.loaded.family, self.times, self.costs.sublayers, table, self.options.budget, "age",
+                         self.options.seed, True, provenance)
+
+    def _pictures(self, numbers: Any, seed: int) -> tuple[Tensor, Conditions]:
+        noise = torch.cat([initial_noise(self.loaded, 1, seed=seed, first=number) for number in numbers])
+        return noise, self.conditions[torch.tensor([number % len(self.conditions) for number in numbers])]
+
+    def _targets(self, numbers: list[int], noise: Tensor, conditions: Conditions) -> Tensor:
+        missing = [place for place, number in enumerate(numbers) if number not in self.teacher]
+        if missing:
+            made = self._sampled(noise[missing], conditions[torch.tensor(missing)], None)
+            self.teacher.update(zip([numbers[place] for place in missing], made, strict=True))
+        device = self.loaded.model.x_embedder.proj.weight.device
+        return torch.stack([self.teacher[number] for number in numbers]).to(device)
+
+    def _sampled(self, noise: Tensor, conditions: Conditions, plan: CachePlan | None) -> Tensor:
+        wanted = SampleOptions(self.options.steps, cfg=self.options.cfg, batch=self.options.batch, cache=plan)
+        return sample(self.loaded, noise, conditions, wanted).images * self.loaded.latent.scale
+
+    def _full_steps(self) -> int:
+        if self.options.full_steps is not None:
+            return self.options.full_steps
+        return max(0, int(self.options.steps * self.options.budget / 3))
+
+
+def model_costs(loaded: Loaded, conditions: Conditions) -> Costs:
+    """Costs of one picture of the model's own size, with captions as long as these."""
+    text = None if isinstance(conditions, Tensor) else conditions.mask.shape[1]
+    return sublayer_costs(loaded.config, loaded.model.token_grid(*loaded.config.input_size), None, text)
