@@ -11,10 +11,14 @@ from ..sparsedit_core.cache.runtime import Visit
 from ..sparsedit_core.cache.selectors import AnyGrid
 from ..sparsedit_core.config import BackboneConfig, PixArtConfig
 from ..sparsedit_core.tokens import Grid
+from .cache_flux import FluxAdapter, is_flux
+from .cache_hook import Hooked
+from .cache_pixart import StockPixArtAdapter
+from .cache_wan import WanAdapter, is_wan
+from .info import SparseDiTInfo
+from .stock import is_stock
 
-Hooked = tuple[dict[str, Any], dict[str, Any]]
-"""transformer_options and keyword arguments of a model's call."""
-
+__all__ = ["CacheAdapter", "Hooked", "OwnAdapter", "adapter_of"]
 
 class CacheAdapter(Protocol):
     """One family of models under a token cache. ``shape`` is that of the latent (B, C, ..., H, W) a model is given."""
@@ -76,3 +80,22 @@ class OwnAdapter:
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
         yield options, {**keywords, "cache": visit}
+
+
+def adapter_of(patcher: Any) -> CacheAdapter:
+    """The adapter for a MODEL; ``ValueError`` names one that a token cache does not know."""
+    inner = patcher.model
+    info = getattr(inner, "sparsedit", None)
+    if isinstance(info, SparseDiTInfo):
+        return OwnAdapter(info.config)
+    if is_stock(patcher):
+        return StockPixArtAdapter.of(patcher)
+    if is_flux(inner):
+        return FluxAdapter.of(inner)
+    if is_wan(inner):
+        return WanAdapter.of(inner)
+    network = type(getattr(inner, "diffusion_model", None)).__name__
+    raise ValueError(
+        f"the MODEL is a {type(inner).__name__} ({network}), which no token cache is made for; connect a FLUX.1, a "
+        "Wan2.1 from text or image, a PixArt, or a model of SparseDiT Load Checkpoint"
+    )

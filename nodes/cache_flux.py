@@ -275,7 +275,7 @@ class _Walk:
         What is kept is copied, so that it holds no more memory than it says.
         """
         sizes = [text, out.shape[1] - text - self._extra, *([self._extra] if self._extra else ())]
-        before, picture, *after = out.split(sizes, dim=1)
+        before, picture, *after = torch.split(out, sizes, dim=1)
         if not kept_by(self._visit, name) or picture.shape == out.shape:
             return picture, before, *after
         if picture.shape[1] == self._tokens:  # else it is about to be copied to its place

@@ -25,7 +25,7 @@ Walk = Callable[[dict[str, Any]], dict[str, Any]]
 
 def uncompiled(wrapper: Callable[..., Any]) -> Callable[..., Any]:
     """``wrapper`` as a hook that ``torch.compile`` leaves alone."""
-    disabled: Callable[..., Any] = torch.compiler.disable(wrapper)
+    disabled: Callable[..., Any] = torch.compiler.disable(wrapper)  # type: ignore[no-untyped-call]
     return disabled
 
 
