@@ -19,6 +19,9 @@ TOLD = (
     "kind => window.app.graph.nodes.find(n => n.type === kind).widgets.find(w => w.name === '$$node-text-preview')"
     "?.value ?? ''"
 )
+CUT = """words => [...document.querySelectorAll(".dom-widget *, [data-node-id] *")]
+  .filter(e => !e.children.length && e.textContent.includes(words)).map(e => e.closest(".overflow-y-auto"))
+  .map(box => box.scrollHeight > box.clientHeight)"""
 CASES = [
     ("SparseDiTConvert", {"layout": "2+4x[1,3,1,1]+2"}, {"layout": "1+1x[1,3,1,1]+1"}, "bottom + modules + top = 8"),
     (
@@ -41,6 +44,7 @@ def test_an_error_is_read_on_its_node(
     canvas.page.wait_for_function(f"([kind, words]) => ({TOLD})(kind).includes(words)", arg=[kind, words])
     canvas.show(kind)
     canvas.page.get_by_text(words).filter(visible=True).first.wait_for()
+    assert canvas.ask(CUT, words) == [False]
     canvas.screenshot(f"told_{kind}")
     for name, value in right.items():
         canvas.set_widget(kind, name, value)
