@@ -22,6 +22,7 @@ from sparsedit_core import save_checkpoint
 from sparsedit_core.cache.costs import sublayer_costs
 from sparsedit_core.cache.learn import Iteration, LearnOptions, learn
 from sparsedit_core.cache.learn_loss import JudgeDistance, ScalesDistance, lpips_distance, own_distance
+from sparsedit_core.cache.learn_optim import TableAdam
 from sparsedit_core.cache.learn_start import calibrated_start
 from sparsedit_core.cache.learn_table import CostTable, levels_for
 from sparsedit_core.cache.plan import FULL, LEVELS, CachePlan, read_plan
@@ -232,3 +233,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     bad = Cli(capsys)("learn", file, out, "--captions", file)
     assert bad.code == 2
     assert "--captions is for a PixArt" in bad.err
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.floats(1e-8, 1e8))
+def test_steps_keep_the_sizes_of_gradients_beside_each_other_and_not_their_unit(
+    gradient: list[float], unit: float
+) -> None:
+    """Under one gradient over and over every step is it divided by its root mean square, whatever its unit."""
+    wanted = torch.tensor(gradient, dtype=torch.float64)
+    if float(wanted.abs().max()) < 1e-3:
+        return
+    table = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = TableAdam([table], lr=0.1)
+    for _ in range(4):
+        table.grad = unit * wanted
+        optimizer.step()
+    torch.testing.assert_close(table.detach(), -0.4 * wanted / wanted.square().mean().sqrt(), rtol=1e-6, atol=1e-9)
+
+
+def test_rates_fall_to_the_last_iteration_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[list[float]] = []
+
+    class Watched(TableAdam):
+        def step(self, closure: None = None) -> None:
+            rates.append([group["lr"] for group in self.param_groups])
+
+    monkeypatch.setattr("sparsedit_core.cache.learn.TableAdam", Watched)
+    learn(FLOW, LABELS, ScalesDistance(), options(full_steps=1, first=2, second=2, every=9))
+    assert rates == [[1.0, 0.01], [0.5, 0.005], [0.1], [0.05]]

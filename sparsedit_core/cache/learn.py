@@ -3,8 +3,8 @@
 The model is frozen. In every iteration the solver chooses a plan from the table, a batch of pictures is sampled under
 it, and the distance of the pictures to those of the dense model for the same noise and conditions goes back through
 the whole sampling and, straight through the solver's choice, into the table. The plan that did best on held-out noise,
-sampled with the real runtime, is kept. Choices of ours, where the paper's notes are silent: Adam (0.9, 0.999) with
-fresh moments in the second stage, budgets in MACs and not in tokens, and the ``age`` selector's fixed order of tokens.
+sampled with the real runtime, is kept. Choices of ours, where the paper's notes are silent: the optimiser, with fresh
+moments and falling rates in each stage, budgets in MACs and not in tokens, the ``age`` selector's order of tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,9 +24,13 @@ from ..metrics import psnr
 from ..sampling import SampleOptions, evaluation_times, guided_channels, initial_noise, sample
 from .costs import Costs, sublayer_costs
 from .learn_loss import Distance
+from .learn_optim import TableAdam
 from .learn_steps import soft_sample
 from .learn_table import Choice, CostTable, levels_for
 from .plan import CachePlan, check_plan
+
+Optimizer = Literal["table", "adam"]
+"""How a table's gradients become steps: see :class:`LearnOptions`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class LearnOptions:
     ``held``          pictures that plans are compared on, every ``every`` iterations
     ``tau``           temperature of the softmax over levels; ``delta`` of the merge; ``margin`` of a start
     ``step_rate``, ``layer_rate``, ``second_rate``  learning rates of the step table, of the layer table in the first
-                      stage, and of the one table in the second: the paper's
+                      stage, and of the one table in the second: the paper's. ``decay``: they fall to 0 over a stage
+    ``optimizer``     ``"table"`` (:class:`.learn_optim.TableAdam`) or ``"adam"``
     ``seed``          of the plan's queue and of the pictures: training draws noise of seed 1000 + seed, held-out of
                       2000 + seed
     """
@@ -66,6 +71,8 @@ class LearnOptions:
     step_rate: float = 0.01
     layer_rate: float = 1.0
     second_rate: float = 0.1
+    optimizer: Optimizer = "table"
+    decay: bool = True
     seed: int = 0
 
     FIRST = 100  # iterations of the first stage without a start
@@ -74,6 +81,8 @@ class LearnOptions:
         counts = (self.steps - 1, self.batch, self.pictures, self.held, self.every)
         if min(counts) < 1 or min(self.first or 0, self.second, self.full_steps or 0) < 0:
             raise ValueError(f"{self}: steps is 2 or more, batch, pictures, held and every 1 or more, the others 0")
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(f"the optimizer is {self.optimizer!r}; choose one of {', '.join(get_args(Optimizer))}")
         if min(self.tau, self.step_rate, self.layer_rate, self.second_rate, self.margin) <= 0 or self.delta < 0:
             raise ValueError(f"{self}: tau, margin and rates are above 0, delta is 0 or more")
 
@@ -173,9 +182,12 @@ class _Run:
                 self.table.merge(options.delta)
             rates = [(self.table.layers, options.layer_rate if stage == 1 else options.second_rate)]
             rates += [(self.table.steps, options.step_rate)] if stage == 1 and self.full_steps else []
-            optimizer = torch.optim.Adam([{"params": [each], "lr": rate} for each, rate in rates])
+            make = TableAdam if options.optimizer == "table" else torch.optim.Adam
+            optimizer = make([{"params": [each], "lr": rate} for each, rate in rates])
             for number in range(1, count + 1):
                 began = time.perf_counter()
+                for group, (_, rate) in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * (1 - (number - 1) / count) if options.decay else rate
                 loss = self._iteration(optimizer, len(self.rows) - 1)
                 now = self.table.choose()
                 changed = sum(a != b for x, y in zip(now.levels, before.levels, strict=True)
@@ -187,7 +199,7 @@ class _Run:
         """The best plan with what it comes from."""
         assert self.best is not None
         loss, decibel, plan, row = self.best
-        known = {"method": "learn", "optimizer": "Adam", "distance": self.distance.name,
+        known = {"method": "learn", "distance": self.distance.name,
                  "options": asdict(self.options), "sampler": "euler" if self.loaded.prediction == "flow" else "ddim",
                  "iterations": {"first": self.first, "second": self.options.second, "full_steps": self.full_steps},
                  "found": {"stage": row.stage, "iteration": row.number, "held_loss": loss, "held_psnr": decibel},

@@ -6,14 +6,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tqdm import tqdm
 
-from ..cache.learn import Iteration, LearnOptions, learn
+from ..cache.learn import Iteration, LearnOptions, Optimizer, learn
 from ..cache.learn_loss import NETS, lpips_distance, own_distance
 from ..cache.learn_start import calibrated_start
 from ..cache.plan import CachePlan, read_plan
@@ -52,6 +52,8 @@ HELP = {
     "step_rate": "learning rate of the first stage's table of steps",
     "layer_rate": "learning rate of the first stage's table of sub-layers",
     "second_rate": "learning rate of the second stage",
+    "optimizer": "table: Adam with one second moment for the whole table, which keeps what is worth more ahead; adam",
+    "decay": "let the learning rates fall to 0 over a stage",
     "seed": "seed of the plan's order of tokens and of the noise",
 }
 
@@ -77,11 +79,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("training")
     for item in fields(LearnOptions):
-        if item.name != "whole":
+        if item.name == "whole":
+            continue
+        flag, default = "--" + item.name.replace("_", "-"), item.default
+        words = HELP[item.name] + ("" if default is None else f" (default {default})")
+        if isinstance(default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=HELP[item.name])
+        elif isinstance(default, str):
+            group.add_argument(flag, choices=get_args(Optimizer), default=default, help=words)
+        else:
             kind = int if "int" in str(item.type) else float
-            default = "" if item.default in (MISSING, None) else f" (default {item.default:g})"
-            flag = "--" + item.name.replace("_", "-")
-            group.add_argument(flag, type=kind, default=item.default, metavar="N", help=HELP[item.name] + default)
+            group.add_argument(flag, type=kind, default=default, metavar="N", help=words)
     options.add_facts(parser)
     options.add_device(parser)
     options.add_json(parser)
