@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,86 +25,10 @@ from ..sampling import SampleOptions, evaluation_times, guided_channels, initial
 from .costs import Costs, sublayer_costs
 from .learn_loss import Distance
 from .learn_optim import TableAdam
+from .learn_options import FLOOR, Iteration, LearnOptions
 from .learn_steps import soft_sample
 from .learn_table import Choice, CostTable, levels_for
 from .plan import CachePlan, check_plan
-
-Optimizer = Literal["table", "adam"]
-"""How a table's gradients become steps: see :class:`LearnOptions`."""
-
-
-@dataclass(frozen=True)
-class LearnOptions:
-    """How a plan is learned.
-
-    ``budget``        share of the dense sampling's MACs that it stays within; ``steps`` of the sampling, Euler's or
-                      DDIM's after the model; ``cfg`` guidance, 1 none
-    ``whole``         kinds of sub-layers that recompute all tokens or none
-    ``first``, ``second``  iterations of the two stages. Without a start both; from a start the first is left out,
-                      because it only looks for the steps to compute in full, unless ``first`` is given
-    ``full_steps``    steps beside the first that are full in the first stage; ``None``: as many as a third of the
-                      budget pays for
-    ``batch``         pictures of an iteration; ``pictures`` that training draws from in turn, each sampled densely once
-    ``held``          pictures that plans are compared on, every ``every`` iterations
-    ``tau``           temperature of the softmax over levels; ``delta`` of the merge; ``margin`` of a start
-    ``step_rate``, ``layer_rate``, ``second_rate``  learning rates of the step table, of the layer table in the first
-                      stage, and of the one table in the second: the paper's. ``decay``: they fall to 0 over a stage
-    ``optimizer``     ``"table"`` (:class:`.learn_optim.TableAdam`) or ``"adam"``
-    ``seed``          of the plan's queue and of the pictures: training draws noise of seed 1000 + seed, held-out of
-                      2000 + seed
-    """
-
-    budget: float = 0.5
-    steps: int = 20
-    cfg: float = 1.0
-    whole: tuple[str, ...] = ("self",)
-    first: int | None = None
-    second: int = 100
-    full_steps: int | None = None
-    batch: int = 4
-    pictures: int = 256
-    held: int = 16
-    every: int = 10
-    tau: float = 1.0
-    delta: float = 10.0
-    margin: float = 0.5
-    step_rate: float = 0.01
-    layer_rate: float = 1.0
-    second_rate: float = 0.1
-    optimizer: Optimizer = "table"
-    decay: bool = True
-    seed: int = 0
-
-    FIRST = 100  # iterations of the first stage without a start
-
-    def __post_init__(self) -> None:
-        counts = (self.steps - 1, self.batch, self.pictures, self.held, self.every)
-        if min(counts) < 1 or min(self.first or 0, self.second, self.full_steps or 0) < 0:
-            raise ValueError(f"{self}: steps is 2 or more, batch, pictures, held and every 1 or more, the others 0")
-        if self.optimizer not in get_args(Optimizer):
-            raise ValueError(f"the optimizer is {self.optimizer!r}; choose one of {', '.join(get_args(Optimizer))}")
-        if min(self.tau, self.step_rate, self.layer_rate, self.second_rate, self.margin) <= 0 or self.delta < 0:
-            raise ValueError(f"{self}: tau, margin and rates are above 0, delta is 0 or more")
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """A line of the log, written after the iteration.
-
-    ``stage`` 0 is the look at the start, 1 and 2 the two stages; ``loss`` of the batch, ``None`` at the start;
-    ``share`` of the dense MACs that its plan takes; ``changed`` entries of the table since the iteration before;
-    ``held_loss``, ``held_psnr`` (dB, mean) of the plan after the iteration, where it was compared; ``best`` so far.
-    """
-
-    stage: int
-    number: int
-    loss: float | None
-    share: float
-    changed: int
-    held_loss: float | None
-    held_psnr: float | None
-    best: bool
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,13 +143,21 @@ class _Run:
             self.loaded, noise, conditions, [each.to(target.device) for each in choice.weights], choice.levels,
             self.costs.sublayers, seed=options.seed, cfg=options.cfg, channels=guided_channels(self.loaded),
         )
-        loss = self.distance(finished, target).mean()
+        loss = self._mean(self.distance(finished, target))
         if not bool(torch.isfinite(loss)):
             raise ArithmeticError("the loss is NaN or infinite; compute in float32, and check the file")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        return float(loss.detach())
+        return self._plain(loss)
+
+    def _mean(self, distances: Tensor) -> Tensor:
+        """What is to be small: the mean of distances (B,), of their logarithms where it is the geometric one."""
+        return distances.mean() if self.options.mean == "arithmetic" else (distances + FLOOR).log().mean()
+
+    def _plain(self, mean: Tensor) -> float:
+        """The same as a distance."""
+        return float(mean.detach() if self.options.mean == "arithmetic" else mean.detach().exp() - FLOOR)
 
     def _log(
         self, stage: int, number: int, loss: float | None, choice: Choice, changed: int, began: float, *, compare: bool
@@ -247,7 +179,7 @@ class _Run:
         if plan.hash not in self.seen:
             found = self._sampled(self.held_noise, self.held_conditions, plan)
             with torch.no_grad():
-                loss = float(self.distance(found, self.held_dense).mean())
+                loss = self._plain(self._mean(self.distance(found, self.held_dense)))
             decibel = psnr(found, self.held_dense).clamp_max(200.0)  # of equal pictures it is infinite
             self.seen[plan.hash] = loss, fmean(decibel.tolist())
         return self.seen[plan.hash]

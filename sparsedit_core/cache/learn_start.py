@@ -10,7 +10,8 @@ from ..sampling import SampleOptions, initial_noise, sample
 from .aged import solve_aged
 from .calibrate import Calibrator
 from .costs import sublayer_names
-from .learn import LearnOptions, model_costs
+from .learn import model_costs
+from .learn_options import LearnOptions
 from .plan import LEVELS, CachePlan
 
 PICTURES = 16

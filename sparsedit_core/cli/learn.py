@@ -13,8 +13,9 @@ from typing import Any, get_args
 import torch
 from tqdm import tqdm
 
-from ..cache.learn import Iteration, LearnOptions, Optimizer, learn
+from ..cache.learn import learn
 from ..cache.learn_loss import NETS, lpips_distance, own_distance
+from ..cache.learn_options import Iteration, LearnOptions, Mean, Optimizer
 from ..cache.learn_start import calibrated_start
 from ..cache.plan import CachePlan, read_plan
 from ..cache.solver import KINDS
@@ -34,6 +35,7 @@ CALIBRATION, NOTHING = "calibration", "none"
 """Starts that are no file."""
 CAPTIONS = 256
 """Captions of the procedural pictures that a model which knows them is asked with."""
+CHOICES = {"optimizer": get_args(Optimizer), "mean": get_args(Mean)}
 HELP = {
     "budget": "share of the dense sampling's MACs that the plan may take",
     "steps": "steps of the sampling",
@@ -53,6 +55,7 @@ HELP = {
     "layer_rate": "learning rate of the first stage's table of sub-layers",
     "second_rate": "learning rate of the second stage",
     "optimizer": "table: Adam with one second moment for the whole table, which keeps what is worth more ahead; adam",
+    "mean": "of the distances of several pictures; geometric: one that turned into another does not drown the rest",
     "decay": "let the learning rates fall to 0 over a stage",
     "seed": "seed of the plan's order of tokens and of the noise",
 }
@@ -86,7 +89,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         if isinstance(default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=HELP[item.name])
         elif isinstance(default, str):
-            group.add_argument(flag, choices=get_args(Optimizer), default=default, help=words)
+            group.add_argument(flag, choices=CHOICES[item.name], default=default, help=words)
         else:
             kind = int if "int" in str(item.type) else float
             group.add_argument(flag, type=kind, default=default, metavar="N", help=words)
