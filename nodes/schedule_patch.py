@@ -196,7 +196,8 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         float(out.flatten()[0])  # waits for the device, whichever it is
         seconds = time.perf_counter() - started
         run.setting = setting(x, model, transformer_options)
-        call = Call(moment, model_timestep(sampling, t), sparse, bool(computed), seconds)
+        ran = bool(computed) or (visit is not None and bool(visit.done))  # core's PixArt calls no inner wrappers
+        call = Call(moment, model_timestep(sampling, t), sparse, ran, seconds)
         evaluation = _measure(attached, x, c_crossattn, call, visit)
         if evaluation is not None:
             run.add(evaluation)

@@ -39,11 +39,11 @@ def patcher(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     return comfy.model_patcher.ModelPatcher(randomized(config.get_model({})), load_device=cpu, offload_device=cpu)
 
 
-def plan(adapter: Any, *rows: Sequence[int] | int, **settings: Any) -> Any:
-    """A plan of these levels, evenly spread from noise to picture, behind a first full row."""
+def plan(adapter: Any, *rows: Sequence[int] | int, times: Sequence[float] | None = None, **settings: Any) -> Any:
+    """A plan of these levels behind a first full row, at ``times`` or evenly spread from noise to picture."""
     names = adapter.sublayers
     table = [[row] * len(names) if isinstance(row, int) else list(row) for row in (4, *rows)]
-    times = [1.0 - step / len(table) for step in range(len(table))]
+    times = times or [1.0 - step / len(table) for step in range(len(table))]
     return pack("sparsedit_core.cache.plan").CachePlan(adapter.family, times, names, table, **settings)
 
 
