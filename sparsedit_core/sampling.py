@@ -79,7 +79,8 @@ class SampleOptions:
 @dataclass(frozen=True)
 class Samples:
     """``images`` (B, C, H, W) float32 as an autoencoder takes them (the latent's scale divided out), of pixel models
-    the pictures in -1..1; every evaluation is the account of all of them. ``cache_bytes`` is the most that a token cache kept.
+    the pictures in -1..1; every evaluation is the account of all of them. ``cache_bytes`` is the most that a token
+    cache kept.
     """
 
     images: Tensor
@@ -200,7 +201,10 @@ class _Recorder:
         wait(x.device)
         seconds, config, images = time.perf_counter() - start, self.loaded.config, len(x)
         text = y.mask.shape[1] if isinstance(y, Captions) else None
-        self.evaluations.append(measure(config, moment, float(t[0]), self.dense, grid, images, images, seconds, text, visit))
+        timestep = float(t[0])
+        self.evaluations.append(
+            measure(config, moment, timestep, self.dense, grid, images, images, seconds, text, visit)
+        )
         if self.progress is not None:
             self.progress(pictures)
         return output.float()

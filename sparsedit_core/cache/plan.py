@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..atomic import replacing
+
 VERSION = 1
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of tokens that a sub-layer can recompute; a table holds their indices."""
@@ -165,6 +167,12 @@ def read_plan(path: str | Path) -> CachePlan:
         return CachePlan.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no cache plan: {error}") from error
+
+
+def write_plan(path: str | Path, plan: CachePlan) -> None:
+    """Write a plan as JSON; the file appears under its name when it is complete."""
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(plan.to_json()) + "\n", encoding="utf-8")
 
 
 def check_plan(plan: CachePlan, family: str, sublayers: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from . import (
     ablate,
     analyze,
     bench,
+    calibrate,
     compare,
     convert,
     cost,
@@ -26,12 +27,14 @@ from . import (
     finetune,
     inspect,
     learn,
+    plan,
     sample,
     train,
 )
 
 COMMANDS: tuple[ModuleType, ...] = (
-    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, ablate, learn, bench, demo
+    inspect, convert, cost, sample, compare, encode, train, finetune, evaluate, analyze, ablate,
+    plan, calibrate, learn, bench, demo,
 )
 """Every command; the file's name is the command's. A new one is imported above and added here."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..bundled import BUNDLED, bundled_path
+from ..cache.plan import CachePlan, read_plan
 from ..checkpoint import Loaded, load_checkpoint
 from ..conditions import with_classes
 from ..sampling import SAMPLERS, SampleOptions
@@ -125,6 +126,32 @@ def read_schedule(path: Path) -> PruningSchedule:
         return PruningSchedule.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} holds no pruning schedule: {error}") from error
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """A plan of a token cache."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="PLAN",
+        help="JSON plan of what each step recomputes: sparsedit plan, calibrate and learn make them",
+    )
+
+
+def cache_from(args: argparse.Namespace) -> CachePlan | None:
+    """The plan that ``add_cache`` reads."""
+    return None if args.cache is None else read_plan(args.cache)
+
+
+def budget(text: str) -> float:
+    """A share of the dense MACs: "0.5" or "50%"."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of the dense MACs; give 0.5 or 50%")
+    return value
 
 
 def add_sampling(parser: argparse.ArgumentParser, *, steps: int, cfg: float, batch: int = 50) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from ..checkpoint import Latent, Loaded
 from ..checkpoint.records import SDXL_LATENT_SCALE
 from ..sampling import Samples, grid_counts, initial_noise
 from ..sheets import grid_sheet, to_pictures
+from ..units import memory_text
 from . import options, text
 from .asking import add_asking, asked_from
 from .comparing import UNITS
@@ -47,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--separate", action="store_true", help="one PNG for every picture instead of a sheet")
     options.add_sampling(parser, steps=50, cfg=1.5)
     options.add_schedule(parser)
+    options.add_cache(parser)
     options.add_facts(parser)
     options.add_device(parser)
     options.add_json(parser)
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
     asked = asked_from(args, loaded)
     noise = initial_noise(loaded, len(asked.names), seed=args.seed, size=args.size)
     settings = options.sample_options(args, loaded, options.schedule_from(args, loaded.schedule))
+    settings = replace(settings, cache=options.cache_from(args))
     samples = sample_with_bar(loaded, noise, asked, settings, "sampling", seed=args.seed)
     files = write(args, loaded, samples, asked.names)
     report = {
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
         "macs": samples.macs,
         "flops": 2 * samples.macs,
         "seconds": samples.seconds,
+        "cache_bytes": samples.cache_bytes if args.cache else None,
         "evaluations": [evaluation.to_json() for evaluation in samples.evaluations],
     }
     print(to_json(report) if args.json else _text(files, samples, loaded, len(asked.names)))
@@ -127,6 +132,10 @@ def _text(files: list[Path], samples: Samples, loaded: Loaded, count: int) -> st
         ("one picture", f"{text.macs_text(samples.macs)} executed in {len(samples.evaluations)} evaluations"),
         ("time", f"{samples.seconds:.2f} s in the model for {count} pictures"),
     ]
+    if samples.cache_bytes:
+        share = sum(e.recomputed or 0.0 for e in samples.evaluations) / len(samples.evaluations)
+        kept = memory_text(samples.cache_bytes)
+        pairs.append(("token cache", f"{100 * share:.1f} % of the sub-layers' outputs recomputed, at most {kept} kept"))
     if grids:
         pairs.append(("sparse grids", f"{grids} evaluations, from noise to image"))
     if loaded.latent.kind == "latent":
