@@ -47,14 +47,17 @@ def learn(
     *,
     start: CachePlan | None = None,
     progress: Callable[[Iteration], object] | None = None,
+    save: Callable[[CachePlan], object] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> Learned:
     """Learn a plan for a dense model on its own device; its weights are left as they are and frozen meanwhile.
 
-    ``conditions`` (n) what pictures are asked with, in turn; ``start`` a plan to begin from, of any number of steps.
-    ``ValueError`` for a model with a layout, conditions or a start that do not fit, and a budget too small.
+    ``conditions`` (n) what pictures are asked with, in turn; ``start`` a plan to begin from, of any number of steps;
+    ``progress`` is called after every iteration, ``save`` with every plan that is the best so far. ``ValueError`` for
+    a model with a layout, conditions or a start that do not fit, and a budget too small.
     """
-    run = _Run(loaded, conditions, distance, options or LearnOptions(), start, progress)
+    run = _Run(loaded, conditions, distance, options or LearnOptions(), start)
+    run.progress, run.save, run.provenance = progress, save, provenance or {}
     frozen = {name: each.requires_grad for name, each in loaded.model.named_parameters()}
     loaded.model.requires_grad_(False)
     try:
@@ -62,7 +65,7 @@ def learn(
     finally:
         for name, each in loaded.model.named_parameters():
             each.requires_grad_(frozen[name])
-    return Learned(run.finished(provenance or {}), tuple(run.rows))
+    return Learned(run.finished(), tuple(run.rows))
 
 
 class _Run:
@@ -73,7 +76,6 @@ class _Run:
         distance: Distance,
         options: LearnOptions,
         start: CachePlan | None,
-        progress: Callable[[Iteration], object] | None,
     ) -> None:
         if loaded.layout is not None:
             raise ValueError("plans are learned for dense models, this one is a SparseDiT; calibrate a plan for it")
@@ -81,7 +83,10 @@ class _Run:
         self.loaded, self.conditions, self.distance, self.options = loaded, conditions, distance, options
         self.times = evaluation_times(loaded.prediction, options.steps)
         self.costs = model_costs(loaded, conditions)
-        self.start, self.progress = start, progress
+        self.start = start
+        self.progress: Callable[[Iteration], object] | None = None
+        self.save: Callable[[CachePlan], object] | None = None
+        self.provenance: dict[str, Any] = {}
         self.first = options.first if options.first is not None else 0 if start else options.FIRST
         self.full_steps = self._full_steps() if self.first else 0
         self.table = CostTable(
@@ -119,7 +124,7 @@ class _Run:
                 before = now
                 self._log(stage, number, loss, now, changed, began, compare=number % options.every in (0, count))
 
-    def finished(self, provenance: dict[str, Any]) -> CachePlan:
+    def finished(self) -> CachePlan:
         """The best plan with what it comes from."""
         assert self.best is not None
         loss, decibel, plan, row = self.best
@@ -130,7 +135,7 @@ class _Run:
                  "start_held": {"loss": self.rows[0].held_loss, "psnr": self.rows[0].held_psnr},
                  "share": plan.share(self.costs.macs, self.costs.outside),
                  "start": None if self.start is None else {"hash": self.start.hash, **self.start.provenance}}
-        return self._plan(plan.table, known | provenance)
+        return self._plan(plan.table, known | self.provenance)
 
     def _iteration(self, optimizer: torch.optim.Optimizer, number: int) -> float:
         options = self.options
@@ -143,7 +148,7 @@ class _Run:
             self.loaded, noise, conditions, [each.to(target.device) for each in choice.weights], choice.levels,
             self.costs.sublayers, seed=options.seed, cfg=options.cfg, channels=guided_channels(self.loaded),
         )
-        loss = self._mean(self.distance(finished, target))
+        loss = self._mean(self.distance(finished / self.loaded.latent.scale, target))
         if not bool(torch.isfinite(loss)):
             raise ArithmeticError("the loss is NaN or infinite; compute in float32, and check the file")
         optimizer.zero_grad(set_to_none=True)
@@ -171,6 +176,8 @@ class _Run:
         self.rows.append(row)
         if best and found is not None:
             self.best = *found, plan, row
+            if self.save is not None:
+                self.save(self.finished())
         if self.progress is not None:
             self.progress(row)
 
@@ -202,7 +209,7 @@ class _Run:
 
     def _sampled(self, noise: Tensor, conditions: Conditions, plan: CachePlan | None) -> Tensor:
         wanted = SampleOptions(self.options.steps, cfg=self.options.cfg, batch=self.options.batch, cache=plan)
-        return sample(self.loaded, noise, conditions, wanted).images * self.loaded.latent.scale
+        return sample(self.loaded, noise, conditions, wanted).images
 
     def _full_steps(self) -> int:
         if self.options.full_steps is not None:

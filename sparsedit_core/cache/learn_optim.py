@@ -14,7 +14,8 @@ class TableAdam(torch.optim.Optimizer):
 
     Adam gives every entry steps of one size, whether much or little hangs on it; but a choice within a budget needs to
     know what is worth most. So the root mean square of a tensor's steps is about ``lr``, entries with large gradients
-    take larger ones. ``betas`` are Adam's, both moments corrected for their start at 0.
+    take larger ones. ``betas`` are Adam's; the second moment alone is corrected for its start at 0, so that the first
+    steps, of few pictures, are short.
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.99)) -> None:
@@ -36,6 +37,5 @@ class TableAdam(torch.optim.Optimizer):
         state["count"] += 1
         state["mean"].lerp_(grad, 1 - beta1)
         state["square"].lerp_(grad.square().mean(), 1 - beta2)
-        mean = state["mean"] / (1 - beta1 ** state["count"])
         square = state["square"] / (1 - beta2 ** state["count"])
-        table.sub_(lr * mean / (square.sqrt() + 1e-30))
+        table.sub_(lr * state["mean"] / (square.sqrt() + 1e-30))

@@ -112,9 +112,14 @@ def run(args: argparse.Namespace) -> None:
     with Log(args.out.with_suffix(".log.jsonl"), loaded, settings) as log:
         start = _start(args.start, loaded, conditions, settings)
         made = {"command": command_line(args.argv), "model": Path(args.file).name, "versions": versions()}
-        found = learn(loaded, conditions, distance, settings, start=start, progress=log.add, provenance=made)
-    write_json(args.out, found.plan.to_json())
-    print(to_json({"plan": args.out.name, **found.plan.provenance}) if args.json else _text(args.out, found.plan))
+
+        def save(plan: CachePlan) -> None:  # at once: a run that is interrupted leaves the best that it had
+            write_json(args.out, plan.to_json())
+
+        plan = learn(
+            loaded, conditions, distance, settings, start=start, progress=log.add, save=save, provenance=made
+        ).plan
+    print(to_json({"plan": args.out.name, **plan.provenance}) if args.json else _text(args.out, plan))
 
 
 class Log:
