@@ -107,8 +107,8 @@ def summary(schedule: PruningSchedule, dense: Grid, model: Any, steps: int) -> s
     viewed = None if info is None else ViewedModel(info.source, info.config, info.schedule)
     view = schedule_view(schedule, dense, steps, model=viewed)
     if viewed is None or view["cost"] is None:
-        return str(view["summary"])
-    return f"{view['summary']}, {view['cost']['words']}, {steps} even steps"
+        return str(view["summary"]["words"])
+    return f"{view['summary']['words']}, {view['cost']['words']}, {steps} even steps"
 
 
 def _title(preset: str) -> str:

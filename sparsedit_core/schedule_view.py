@@ -9,6 +9,7 @@ from typing import Any
 from .config import BackboneConfig
 from .convert import default_layout
 from .cost import MODELS
+from .said import Said
 from .schedule import Grid, PruningSchedule
 from .schedule_cost import ScheduleCost, even_times, schedule_macs
 
@@ -19,17 +20,19 @@ UNKNOWN = "DiT-XL/2"
 
 @dataclass(frozen=True)
 class ViewedModel:
-    """The model a schedule is looked at with; ``trained`` is the schedule it was trained under, if any is stored."""
+    """The model a schedule is looked at with; ``trained`` is the schedule it was trained under, if any is stored;
+    not ``known``, it stands in for one that is."""
 
     name: str
     config: BackboneConfig
     trained: PruningSchedule | None = None
+    known: bool = True
 
     @classmethod
     def unknown(cls) -> ViewedModel:
         """:data:`UNKNOWN` with its default layout."""
         config = MODELS[UNKNOWN]
-        return cls(f"{UNKNOWN}, as the model is not known", replace(config, layout=default_layout(config)))
+        return cls(UNKNOWN, replace(config, layout=default_layout(config)), known=False)
 
 
 def schedule_view(
@@ -45,14 +48,15 @@ def schedule_view(
     ``model``    ``None`` tells the cost of :data:`UNKNOWN` and no trained range
     ``seconds``  measured seconds of an evaluation by grid (:func:`.measured.grid_seconds`)
 
-    Densities are shares of the dense tokens, times 1 (noise) to 0 (image). ``ValueError`` as of the schedule, the grid
-    and the steps.
+    Densities are shares of the dense tokens, times 1 (noise) to 0 (image). What is told in words is a
+    :class:`.said.Said`. ``ValueError`` as of the schedule, the grid and the steps.
     """
     shown = model or ViewedModel.unknown()
     times = even_times(steps)
     evaluations = [(time, schedule.grid(time, dense)) for time in times]
     buckets = schedule.buckets(dense)
     sparse = shown.config.layout is not None
+    outside = _outside(schedule, shown.config, shown.trained) if shown.known and sparse else None
     cost = _cost(schedule, shown.config, steps, dense) if sparse else None
     return {
         "dense": list(dense),
@@ -64,9 +68,9 @@ def schedule_view(
         "limits": {"low": schedule.rate_clean, "high": schedule.rate_noise},
         "trained": _trained(model, dense) if model is not None and sparse else None,
         "summary": _summary([grid for _, _, grid in buckets], dense),
-        "cost": None if cost is None else _cost_words(cost, shown.name) | {"per_evaluation": _shares(cost)},
+        "cost": None if cost is None else _cost_words(cost, shown) | {"per_evaluation": _shares(cost)},
         "measured": None if cost is None or seconds is None else measured_speed(cost, seconds),
-        "warning": outside_note(schedule, shown.config, shown.trained) if model is not None and sparse else "",
+        "warning": outside.to_json() if outside else None,
     }
 
 
@@ -81,8 +85,8 @@ def measured_speed(cost: ScheduleCost, seconds: Mapping[Grid | None, float]) -> 
         return None
     mean = sum(seconds[grid] for grid in cost.grids) / len(cost.grids)
     factor = seconds[against] / mean
-    what = "the dense model" if against is None else "all tokens"
-    return {"factor": factor, "words": f"measured here in this session: {factor:.2f}x as fast as {what}"}
+    said = Said("measured_dense" if against is None else "measured_full", {"factor": f"{factor:.2f}"})
+    return {"factor": factor} | said.to_json()
 
 
 def trained_rates(config: BackboneConfig, trained: PruningSchedule | None) -> tuple[float, float]:
@@ -104,15 +108,18 @@ def outside_note(schedule: PruningSchedule, config: BackboneConfig, trained: Pru
 
     Without a stored schedule the model knows one token grid: that of ``config.sparse_side`` at its own size.
     """
+    said = _outside(schedule, config, trained)
+    return said.words if said else ""
+
+
+def _outside(schedule: PruningSchedule, config: BackboneConfig, trained: PruningSchedule | None) -> Said | None:
     (low, high), known = whole_rates(schedule), trained_rates(config, trained)
     if known[0] - 0.005 <= low and high <= known[1] + 0.005:
-        return ""
-    words = (
-        f"it was trained with rates {known[0]:.2f} to {known[1]:.2f}"
-        if trained is not None
-        else f"it is made for one token grid of side {config.sparse_side}, rate {known[0]:.2f}"
-    )
-    return f"outside the checkpoint's range: {words}, this schedule has {low:.2f} to {high:.2f}; expect worse pictures"
+        return None
+    figures = {"known_low": f"{known[0]:.2f}", "low": f"{low:.2f}", "high": f"{high:.2f}"}
+    if trained is not None:
+        return Said("outside_range", figures | {"known_high": f"{known[1]:.2f}"})
+    return Said("outside_grid", figures | {"side": str(config.sparse_side)})
 
 
 def _trained(model: ViewedModel, dense: Grid) -> dict[str, Any]:
@@ -126,9 +133,9 @@ def _cost(schedule: PruningSchedule, config: BackboneConfig, steps: int, dense: 
     return schedule_macs(config, schedule, steps, size, factor=1)
 
 
-def _cost_words(cost: ScheduleCost, name: str) -> dict[str, Any]:
-    words = f"{100 * cost.ratio:.1f} % of dense MACs, at most {1 / cost.ratio:.2f}x faster ({name})"
-    return {"ratio": cost.ratio, "words": words}
+def _cost_words(cost: ScheduleCost, model: ViewedModel) -> dict[str, Any]:
+    figures = {"percent": f"{100 * cost.ratio:.1f}", "factor": f"{1 / cost.ratio:.2f}", "name": model.name}
+    return {"ratio": cost.ratio} | Said("cost" if model.known else "cost_unknown", figures).to_json()
 
 
 def _shares(cost: ScheduleCost) -> list[float]:
@@ -143,7 +150,7 @@ def _density(grid: Grid, dense: Grid) -> float:
     return grid[0] * grid[1] / (dense[0] * dense[1])
 
 
-def _summary(grids: list[Grid], dense: Grid) -> str:
-    least, most = min(grids), max(grids)
-    reach = f"{least[0]}x{least[1]}" + ("" if least == most else f" to {most[0]}x{most[1]}")
-    return f"{reach} of {dense[0]}x{dense[1]} tokens"
+def _summary(grids: list[Grid], dense: Grid) -> dict[str, Any]:
+    sizes = {"least": min(grids), "most": max(grids), "dense": dense}
+    figures = {name: f"{rows}x{columns}" for name, (rows, columns) in sizes.items()}
+    return Said("grid" if figures["least"] == figures["most"] else "grids", figures).to_json()

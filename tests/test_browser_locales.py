@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from browser_page import Canvas
 from locales_tool import texts
 from test_browser import QUICKSTART, SCHEDULE, browser, canvas, pytestmark, servers  # noqa: F401
@@ -36,6 +38,45 @@ def test_titles_inputs_outputs_and_tooltips_are_translated(canvas: Canvas) -> No
     finally:
         canvas.ask(SET_LOCALE, "en")
         canvas.open()
+
+
+def test_the_editor_speaks_the_language_of_the_page(canvas: Canvas) -> None:  # noqa: F811
+    language, page = "zh", canvas.page
+    words = {key.removeprefix("sparsedit."): text for key, text in texts(language).items()}
+
+    def like(key: str) -> re.Pattern[str]:
+        """The sentence with anything in place of its figures."""
+        return re.compile(re.sub(r"\\\{\w+\\\}", "[^{}]+", re.escape(words[key])))
+
+    try:
+        canvas.ask(SET_LOCALE, language)  # as in the settings: ComfyUI makes the nodes anew, the page stays
+        canvas.load_file(QUICKSTART)
+        canvas.show(SCHEDULE)
+        page.locator("[data-sparsedit='cost']").filter(has_text=like("told.cost")).wait_for()
+        grids, cost = canvas.cost().splitlines()[0].split("; ")
+        assert like("told.grids").fullmatch(grids)
+        assert like("told.cost").fullmatch(cost)
+        for name in ("save", "delete", "export", "import", "paste"):
+            button = page.locator(f"[data-sparsedit='preset-{name}']").first
+            assert button.inner_text() == words[f"editor.preset_{name}"]
+            assert button.get_attribute("title") == words[f"editor.preset_{name}_tip"]
+        canvas.set_widget(SCHEDULE, "rate_noise", 0.9)
+        page.locator("[data-sparsedit='message']").filter(has_text=like("told.outside_range")).wait_for()
+        label = page.locator("[data-sparsedit='canvas']").first.get_attribute("aria-label")
+        assert like("editor.picture").fullmatch(label)
+        canvas.screenshot(f"editor_{language}")
+        page.route("**/sparsedit/schedule", lambda route: route.abort())
+        canvas.set_widget(SCHEDULE, "rate_clean", 0.2)
+        canvas.wait_editor("away")
+        assert page.locator("[data-sparsedit='message']").first.inner_text() == words["editor.away"]
+    finally:
+        page.unroute_all()
+        canvas.ask(SET_LOCALE, "en")
+        canvas.open()
+    canvas.load_file(QUICKSTART)
+    canvas.wait_editor("ready")
+    assert "% of dense MACs, at most" in canvas.cost()
+    canvas.errors.clear()  # the aborted requests
 
 
 def hover(canvas: Canvas, label: str) -> None:  # noqa: F811

@@ -1,15 +1,18 @@
-"""The nodes' texts in every language: none missing, left over or older than its English. See locales_tool.py."""
+"""The texts in every language: none missing, left over or older than its English. See locales_tool.py."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from comfy_env import find_comfyui
+from comfy_env import PACK, find_comfyui
 from locales_tool import (
+    EDITOR,
     FOLDER,
     LANGUAGES,
     differences,
+    editor_texts,
     fingerprint,
     fingerprints,
     flat,
@@ -21,7 +24,9 @@ from locales_tool import (
 )
 
 ENGLISH = {"A.display_name": "A node", "A.inputs.rate.tooltip": "From .5 to 2, in MACs.", "A.outputs.0.name": "sheet"}
+ENGLISH["sparsedit.told.step"] = "step {step} of {steps}"
 GERMAN = {"A.display_name": "Ein Node", "A.inputs.rate.tooltip": "MACs, 2 bis 0.5.", "A.outputs.0.name": "Blatt"}
+GERMAN["sparsedit.told.step"] = "Schritt {step} von {steps}"
 MADE_FROM = {key: fingerprint(text) for key, text in ENGLISH.items()}
 
 
@@ -40,7 +45,7 @@ def test_every_sentence_is_translated() -> None:
     english = texts("en")
     for language in LANGUAGES:
         other = texts(language)
-        same = [key for key, text in english.items() if other[key] == text and text.endswith(".")]
+        same = [key for key, text in english.items() if other[key] == text and (text.endswith(".") or len(text) > 20)]
         assert not same, f"{language}: {same}"
 
 
@@ -49,7 +54,23 @@ def test_every_sentence_is_translated() -> None:
 def test_english_is_what_the_nodes_say(comfy: object) -> None:
     if comfy is None:
         pytest.skip("no ComfyUI found")
-    assert not differences(texts("en"), schema_texts(comfy))  # type: ignore[arg-type]
+    english = {key: text for key, text in texts("en").items() if not key.startswith(EDITOR)}
+    assert not differences(english, schema_texts(comfy))  # type: ignore[arg-type]
+
+
+def test_english_is_what_the_editor_says() -> None:
+    english = {key: text for key, text in texts("en").items() if key.startswith(EDITOR)}
+    assert not differences(english, editor_texts())
+
+
+def test_the_editor_says_what_it_has_words_for() -> None:
+    files = [file for file in (PACK / "web").glob("schedule_*.js") if file.name != "schedule_words.js"]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
+    words = {key.rpartition(".")[2] for key in editor_texts() if key.startswith(f"{EDITOR}editor.")}
+    said = set(re.findall(r'\bsay\(\s*"(\w+)"', code))
+    buttons = set(re.findall(r'\bbutton\("(\w+)"', code))
+    assert len(buttons) == 5
+    assert words == said | buttons | {f"{name}_tip" for name in buttons}
 
 
 def test_what_is_right_is_not_reported() -> None:
@@ -64,6 +85,10 @@ def test_what_is_right_is_not_reported() -> None:
         ({"A.inputs.rate.tooltip": "MACs, 2 bis 0.4."}, "A.inputs.rate.tooltip lacks 0.5"),
         ({"A.inputs.rate.tooltip": "2 bis 0.5."}, "A.inputs.rate.tooltip lacks MACs"),
         ({"A.display_name": "Ein | Node"}, "A.display_name has one of"),
+        ({"A.display_name": "Ein {node}"}, "A.display_name has one of"),
+        ({"sparsedit.told.step": "Schritt von {steps}"}, "sparsedit.told.step has other figures than {step}, {steps}"),
+        ({"sparsedit.told.step": "Schritt {step} von {steps} {"}, "sparsedit.told.step has one of"),
+        ({"sparsedit.told.step": ""}, "sparsedit.told.step is missing"),
     ],
 )
 def test_what_is_wrong_is_reported_by_name(change: dict[str, str], told: str) -> None:
@@ -74,7 +99,7 @@ def test_a_changed_english_text_is_reported_by_name() -> None:
     english = ENGLISH | {"A.display_name": "Another node"}
     (line,) = problems(english, "de", GERMAN, MADE_FROM)
     assert line.startswith("de: A.display_name is stale")
-    assert differences(ENGLISH, english) == ["A.display_name is not the nodes' text; run update"]
+    assert differences(ENGLISH, english) == ["A.display_name is not the text in the code; run update"]
 
 
 def test_nested_is_the_inverse_of_flat() -> None:

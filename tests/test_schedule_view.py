@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sparsedit_core.config import DiTConfig
 from sparsedit_core.layout import SegmentLayout
+from sparsedit_core.said import SENTENCES, Said
 from sparsedit_core.schedule import PruningSchedule
 from sparsedit_core.schedule_cost import even_times, schedule_macs
 from sparsedit_core.schedule_view import ViewedModel, measured_speed, outside_note, schedule_view
@@ -71,7 +73,7 @@ def test_the_trained_range() -> None:
     view = schedule_view(PruningSchedule(0.9, 0.5), (16, 16), 5, model=ViewedModel("m", CONFIG, trained))
     assert view["trained"]["densities"] == [0.25, 0.5]
     assert [tuple(b["grid"]) for b in view["trained"]["buckets"]] == [g for _, _, g in trained.buckets((16, 16))]
-    assert "0.50 to 0.75" in view["warning"]
+    assert "0.50 to 0.75" in view["warning"]["words"]
     assert outside_note(trained, CONFIG, trained) == ""
     assert outside_note(PruningSchedule(0.75, 0.75), CONFIG, None) == ""  # side 8 of 16
 
@@ -89,6 +91,29 @@ def test_measured_speed_is_of_the_grids_that_would_run() -> None:
     assert "all tokens" in found["words"]
     assert measured_speed(cost, {(16, 16): 3.0, None: 4.0}) is None
     assert measured_speed(cost, {(8, 8): 1.0, (9, 9): 3.0}) is None
+
+
+def test_every_sentence_is_said_with_all_its_figures() -> None:
+    config, trained = replace(CONFIG, sparse_side=8), PruningSchedule(0.75, 0.5)
+    cost = schedule_macs(CONFIG, trained, 4, 64, factor=1)
+    some, flat = PruningSchedule(0.9, 0.5), PruningSchedule(0.9, 0.9)
+    times = dict.fromkeys([None, *cost.grids], 1.0)
+    views = [
+        schedule_view(some, (16, 16), 5, model=ViewedModel("m", config, trained)),
+        schedule_view(flat, (16, 16), 5, model=ViewedModel("m", config)),
+        schedule_view(flat, (16, 16), 5),
+    ]
+    said = [view[name] for view in views for name in ("summary", "cost", "warning") if view[name]]
+    said += [measured_speed(cost, times), measured_speed(cost, dict.fromkeys([*cost.grids, (16, 16)], 1.0))]
+    assert {each["key"] for each in said} == set(SENTENCES)
+    for each in said:
+        assert each["words"] == Said(each["key"], each["figures"]).words
+        assert set(each["figures"]) >= set(re.findall(r"\{(\w+)\}", SENTENCES[each["key"]]))
+    words = {each["key"]: each["words"] for each in said}
+    assert words["outside_range"].endswith("rates 0.50 to 0.75, this schedule has 0.50 to 0.90; expect worse pictures")
+    assert "token grid of side 8, rate 0.75, this schedule has 0.90 to 0.90" in words["outside_grid"]
+    assert words["cost_unknown"].endswith("(DiT-XL/2, as the model is not known)")
+    assert words["grid"] == "5x5 of 16x16 tokens"
 
 
 @pytest.mark.parametrize(("dense", "steps", "words"), [((0, 4), 5, "at least 1"), ((4, 4), 0, "empty")])

@@ -1,5 +1,7 @@
 /** Draws the answer of /sparsedit/schedule on a canvas. Only places numbers on the screen; none is computed here. */
 
+import { say } from "./schedule_words.js";
+
 const MARGIN = { left: 44, right: 14, top: 12, bottom: 34 };
 const COLOURS = { keep: "#4a8af4", dots: "#f08a3c", trained: "#3fae7f" };
 
@@ -64,7 +66,7 @@ export function draw(context, view, points, chosen, width, height, hover = null)
   context.clearRect(0, 0, width, height);
   trainedRange(context, frame, view, colours);
   const step = hover === null ? -1 : nearest(frame, view, hover);
-  axes(context, frame, step < 0 ? caption(context, frame, view) : told(view, step), colours);
+  axes(context, frame, step < 0 ? caption(context, frame, view) : inWords(view, step), colours);
   kept(context, frame, view, colours);
   labels(context, frame, view, colours);
   dots(context, frame, view, step, colours);
@@ -79,16 +81,16 @@ function nearest(frame, view, x) {
 
 /** What the picture is, and the legend of the shaded range where there is room. */
 function caption(context, frame, view) {
-  const words = "tokens kept at each step";
-  const legend = `${words}; green: trained range`;
+  const legend = say("kept_trained");
   context.font = "11px sans-serif";
-  return view.trained && context.measureText(legend).width < frame.width - 20 ? legend : words;
+  return view.trained && context.measureText(legend).width < frame.width - 20 ? legend : say("kept");
 }
 
-function told(view, step) {
+function inWords(view, step) {
   const { grid, density } = view.evaluations[step];
-  const share = view.cost ? `, ${Math.round(100 * view.cost.per_evaluation[step])} % of dense MACs` : "";
-  return `step ${step + 1} of ${view.evaluations.length}: ${grid.join("x")}, ${Math.round(100 * density)} % of tokens${share}`;
+  const figures = { step: step + 1, steps: view.evaluations.length, grid: grid.join("x"), density: Math.round(100 * density) };
+  if (!view.cost) return say("step", figures);
+  return say("step_cost", { ...figures, macs: Math.round(100 * view.cost.per_evaluation[step]) });
 }
 
 function trainedRange(context, frame, view, colours) {
@@ -125,9 +127,9 @@ function axes(context, frame, words, colours) {
   }
   context.textBaseline = "top";
   context.textAlign = "left";
-  context.fillText("noise", frame.x(1), frame.lower + 5);
+  context.fillText(say("noise"), frame.x(1), frame.lower + 5);
   context.textAlign = "right";
-  context.fillText("image", frame.x(0), frame.lower + 5);
+  context.fillText(say("image"), frame.x(0), frame.lower + 5);
   context.textAlign = "center";
   context.fillText(words, (frame.x(1) + frame.x(0)) / 2, frame.lower + 19);
 }

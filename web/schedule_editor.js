@@ -14,6 +14,7 @@ import { draw } from "./schedule_draw.js";
 import { modelOf } from "./schedule_model.js";
 import { PointEditor, readPoints, writePoints } from "./schedule_points.js";
 import { Presets } from "./schedule_presets.js";
+import { loadWords, say, told } from "./schedule_words.js";
 
 const NODE = "SparseDiTPruningSchedule";
 const WATCH = 100; // ms between two looks at the widgets: loading and undo call no callbacks
@@ -130,7 +131,7 @@ class Editor {
       data = await answer.json();
     } catch {
       this.retryAt = performance.now() + RETRY;
-      this.tell("away", "ComfyUI does not answer: the picture may be out of date.");
+      this.tell("away", say("away"));
       return;
     }
     this.asked = body;
@@ -141,9 +142,9 @@ class Editor {
     }
     this.view = data;
     this.showPaperRow(JSON.parse(body).values.preset);
-    this.tell("ready", [data.model_error, data.warning].filter(Boolean).join("\n"));
-    const counted = [data.summary, data.cost?.words].filter(Boolean).join("; ");
-    this.cost.textContent = [counted, data.measured?.words].filter(Boolean).join("\n"); // what was timed on its own line
+    this.tell("ready", [data.model_error, told(data.warning)].filter(Boolean).join("\n"));
+    const counted = [told(data.summary), told(data.cost)].filter(Boolean).join("; ");
+    this.cost.textContent = [counted, told(data.measured)].filter(Boolean).join("\n"); // what was timed on its own line
   }
 
   /** Between which rates points may lie: those of the sliders, also while the server refuses points beyond them. */
@@ -209,14 +210,13 @@ class Editor {
   }
 
   label(points) {
-    const picture = `Tokens kept along the sampling: ${this.view.summary}.`;
-    if (this.value("curve") !== "custom") return picture;
-    const chosen = points[this.points.chosen];
-    const where = chosen ? ` Chosen point: time ${chosen[0].toFixed(2)}, rate ${chosen[1].toFixed(2)}.` : "";
-    return (
-      `${picture} ${points.length} points.${where} Click adds a point, right click deletes it; Tab chooses one, ` +
-      "arrows move it, Delete removes it, Enter adds one."
-    );
+    const parts = [say("picture", { summary: told(this.view.summary) })];
+    if (this.value("curve") === "custom") {
+      const chosen = points[this.points.chosen];
+      if (chosen) parts.push(say("chosen", { time: chosen[0].toFixed(2), rate: chosen[1].toFixed(2) }));
+      parts.push(say("points", { count: points.length }));
+    }
+    return parts.join(" ");
   }
 
   close() {
@@ -229,6 +229,7 @@ class Editor {
 
 app.registerExtension({
   name: "sparsedit.scheduleEditor",
+  init: loadWords, // ComfyUI waits for it before it makes nodes
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const editor = new Editor(node);

@@ -5,6 +5,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { say } from "./schedule_words.js";
 
 const MINE = "mine: ";
 const listeners = new Set();
@@ -78,42 +79,42 @@ export class Presets {
     const row = document.createElement("div");
     row.dataset.sparsedit = "presets";
     row.style.cssText = "display:flex;gap:4px;flex-wrap:wrap;align-items:center";
-    const button = (name, title, act) => {
+    const button = (key, act) => {
       const made = document.createElement("button");
       made.type = "button";
-      made.textContent = name;
-      made.title = title;
-      made.dataset.sparsedit = `preset-${name.toLowerCase()}`;
+      made.textContent = say(key);
+      made.title = say(`${key}_tip`);
+      made.dataset.sparsedit = key.replace("_", "-");
       made.style.cssText =
         "font:11px sans-serif;padding:2px 8px;border-radius:4px;cursor:pointer;color:var(--input-text);" +
         "background:var(--comfy-input-bg);border:1px solid var(--border-color)";
       made.addEventListener("pointerdown", (event) => event.stopPropagation());
-      made.addEventListener("click", () => act().catch((error) => tell("error", "SparseDiT preset", error.message)));
+      made.addEventListener("click", () => act().catch((error) => tell("error", say("preset"), error.message)));
       row.append(made);
       return made;
     };
-    button("Save", "Keep these values as a preset of yours", () => this.save());
+    button("preset_save", () => this.save());
     this.needMine = [
-      button("Delete", "Delete your preset that was chosen last", () => this.remove()),
-      button("Export", "Download your preset that was chosen last as a small JSON file", () => this.export()),
+      button("preset_delete", () => this.remove()),
+      button("preset_export", () => this.export()),
     ];
-    button("Import", "Add a preset from a JSON file", () => this.importFile());
-    button("Paste", "Add a preset from JSON text", () => this.paste());
+    button("preset_import", () => this.importFile());
+    button("preset_paste", () => this.paste());
     return row;
   }
 
   async save() {
-    const name = await promptFor("Save preset", "Name of the preset");
+    const name = await promptFor(say("save_title"), say("save_name"));
     if (!name) return;
-    if (this.find(name) && !(await confirmed("Save preset", `Replace your preset "${name}"?`))) return;
+    if (this.find(name) && !(await confirmed(say("save_title"), say("save_replace", { name })))) return;
     await ask("save", { name, values: this.values() });
     this.last = name;
     this.refresh();
-    tell("success", "SparseDiT preset", `${name} is saved`);
+    tell("success", say("preset"), say("saved", { name }));
   }
 
   async remove() {
-    if (!(await confirmed("Delete preset", `Delete your preset "${this.last}"?`))) return;
+    if (!(await confirmed(say("delete_title"), say("delete_sure", { name: this.last })))) return;
     await ask("delete", { name: this.last });
     this.last = null;
     this.refresh();
@@ -140,13 +141,13 @@ export class Presets {
   }
 
   async paste() {
-    const text = await promptFor("Import preset", "The JSON text of a preset");
+    const text = await promptFor(say("import_title"), say("import_text"));
     if (text) await this.add(text);
   }
 
   async add(text) {
     const { name } = await ask("import", { text });
     this.chosen(MINE + name);
-    tell("success", "SparseDiT preset", `${name} is imported`);
+    tell("success", say("preset"), say("imported", { name }));
   }
 }
