@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..sparsedit_core.cache.runtime import Visit
@@ -34,7 +35,7 @@ def own_evaluation(config: BackboneConfig, x: Any, text: Any, call: Call, visit:
         config,
         call.time,
         call.timestep,
-        dense_grid(config, x),
+        dense_grid(config, x.shape),
         call.sparse,
         images,
         images if call.computed else 0,
@@ -44,10 +45,12 @@ def own_evaluation(config: BackboneConfig, x: Any, text: Any, call: Call, visit:
     )
 
 
-def adapted_evaluation(adapter: CacheAdapter, x: Any, text: Any, call: Call, visit: Visit) -> Evaluation:
-    """Of a model of ComfyUI's own under a token cache."""
+def adapted_evaluation(
+    adapter: CacheAdapter, x: Any, text: Any, keywords: Mapping[str, Any], call: Call, visit: Visit
+) -> Evaluation:
+    """Of a model of ComfyUI's own, called with these keywords, under a token cache."""
     images, length = x.shape[0], None if text is None else text.shape[-2]
-    costs, grid = adapter.costs(x.shape, length), adapter.grid(x.shape)
+    costs, grid = adapter.costs(x.shape, length, beside=adapter.beside(keywords)), adapter.grid(x.shape)
     own = images * costs.at(visit.levels()) + visit.watching if call.computed else 0
     rows = grid[0] if len(grid) == 2 else grid[0] * grid[1]  # frames one below the other
     dense, done = (rows, grid[-1]), visit.recomputed if call.computed else None
@@ -68,9 +71,9 @@ def is_compiled(transformer_options: dict[str, Any]) -> bool:
     return COMPILED in transformer_options.get("wrappers", {}).get("apply_model", {})
 
 
-def dense_grid(config: BackboneConfig, x: Any) -> Grid:
-    """Tokens (rows, columns) of latents x."""
-    return -(-x.shape[-2] // config.patch_size), -(-x.shape[-1] // config.patch_size)
+def dense_grid(config: BackboneConfig, shape: Sequence[int]) -> Grid:
+    """Tokens (rows, columns) of latents of ``shape`` (..., H, W)."""
+    return -(-shape[-2] // config.patch_size), -(-shape[-1] // config.patch_size)
 
 
 def sparse_grid(config: BackboneConfig, schedule: PruningSchedule | None, time: float, dense: Grid) -> Grid | None:

@@ -54,7 +54,11 @@ def file_stamp(name: str | None) -> str:
     there ComfyUI goes by the node it is linked to."""
     if name is None:
         return ""
-    path = checkpoint_path(name)
+    return stamp_of(checkpoint_path(name))
+
+
+def stamp_of(path: str | os.PathLike[str]) -> str:
+    """Changes when the file does."""
     stat = os.stat(path)
     stamp = f"{path}:{stat.st_mtime_ns}:{stat.st_size}"
     return hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()  # ComfyUI writes it into shared pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..sparsedit_core.checkpoint import Latent
@@ -72,6 +73,16 @@ def sparsedit_info(model: Any) -> SparseDiTInfo:
             else f"the MODEL is a {found}, expected a DiT or PixArt: load it with SparseDiT Load Checkpoint"
         )
     return info
+
+
+def model_name(model: Any) -> str:
+    """What a MODEL of any loader is called: this pack's source, the file where ComfyUI says it, else its class."""
+    info = getattr(model.model, "sparsedit", None)
+    if isinstance(info, SparseDiTInfo):
+        return info.source
+    factory = getattr(model, "cached_patcher_init", None)
+    first = factory[1][0] if factory and factory[1] else None
+    return Path(first).name if isinstance(first, str) else type(model.model).__name__
 
 
 def dense_info(model: Any, node: str) -> SparseDiTInfo:

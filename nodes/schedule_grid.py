@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
@@ -24,6 +22,7 @@ from .info import sparsedit_info
 from .presets import own_presets
 from .pruning_schedule import ScheduleType
 from .runs import take
+from .sampler import first_of, sampled, sampler_inputs
 from .schedule_patch import FULL_DENSITY, attach_schedule, attached_to
 from .show import show_text, to_image
 
@@ -42,7 +41,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
                 "on one sheet, with MACs, seconds and the distance to the picture that drops no tokens. It samples and "
                 "decodes by itself, in place of the sampler and the VAE decoder."
             ),
-            inputs=[*_sources(), *_sampler_inputs(), *_axes()],
+            inputs=[*_sources(), *sampler_inputs("cell"), *_axes()],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="The labelled sheet."),
                 io.Image.Output(
@@ -103,7 +102,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
             raise ValueError("denoise is 0, which samples nothing; give at least 0.01")
         sweep = build_sweep(schedule, x_values, y_axis, y_values, own_presets())
         cells = [None, *sweep.cells]
-        first = _first(latent_image)
+        first = first_of(latent_image)
         progress = _Progress(model, steps, len(cells))
         options = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "denoise": denoise}
         latents, records = [], []
@@ -111,7 +110,7 @@ class SparseDiTScheduleGrid(io.ComfyNode):  # type: ignore[misc]
             show_text(f"{number + 1} of {len(cells)}: {cell.name if cell else REFERENCE}", cls)
             patched = model.clone()
             attach_schedule(patched, cell.schedule if cell else FULL_DENSITY, told=False)
-            latents.append(_sampled(patched, positive, negative, first, seed, progress.callback(number), options))
+            latents.append(sampled(patched, positive, negative, first, seed, progress.callback(number), options))
             records.append(_record(patched))
         pictures = torch.cat([_decoded(vae, latent) for latent in latents])
         planes = pictures[..., :3].movedim(-1, 1)
@@ -147,39 +146,6 @@ class _Progress:
         return after
 
 
-def _sampled(
-    model: Any,
-    positive: Any,
-    negative: Any,
-    latent: dict[str, Any],
-    seed: int,
-    callback: Callable[[int, Any, Any, int], None],
-    options: dict[str, Any],
-) -> Any:
-    """The samples that ComfyUI's KSampler gives for the same inputs."""
-    ratios = {key: value for key, value in latent.items() if key.startswith("downscale_ratio_")}  # of newer ComfyUIs
-    image = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
-    noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
-    return comfy.sample.sample(
-        model,
-        noise,
-        positive=positive,
-        negative=negative,
-        latent_image=image,
-        noise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-        **options,
-    )
-
-
-def _first(latent: dict[str, Any]) -> dict[str, Any]:
-    """The first picture of a LATENT."""
-    per_picture = ("samples", "noise_mask", "batch_index")
-    return {key: value[:1] if key in per_picture else value for key, value in latent.items()}
-
-
 def _decoded(vae: Any, latent: Any) -> Any:
     """IMAGE of a latent, as VAE Decode makes it: also of decoders that think in videos."""
     images = vae.decode(latent)
@@ -200,41 +166,6 @@ def _sources() -> list[io.Input]:
         io.Vae.Input("vae", tooltip="Decodes the pictures."),
         ScheduleType.Input(
             "schedule", tooltip="From SparseDiT Pruning Schedule: everything that the two axes do not say."
-        ),
-    ]
-
-
-def _sampler_inputs() -> list[io.Input]:
-    sampler = comfy.samplers.KSampler
-    return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Makes the noise, the same one for every cell.",
-        ),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Steps of each sampling, one for every cell."),
-        io.Float.Input(
-            "cfg",
-            default=4.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            round=0.01,
-            tooltip="Scale of classifier-free guidance. Higher follows the condition more; 1 turns it off and halves "
-            "the work.",
-        ),
-        io.Combo.Input("sampler_name", options=list(sampler.SAMPLERS), tooltip="As in KSampler."),
-        io.Combo.Input("scheduler", options=list(sampler.SCHEDULERS), tooltip="Places the steps, as in KSampler."),
-        io.Float.Input(
-            "denoise",
-            default=1.0,
-            min=0.01,
-            max=1.0,
-            step=0.01,
-            tooltip="Part of the noising that is undone. Lower keeps more of the picture given as latent_image.",
         ),
     ]
 

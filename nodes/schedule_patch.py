@@ -107,6 +107,12 @@ def attached_to(patcher: Any) -> Attached:
     return attached
 
 
+def attached_schedule(patcher: Any) -> PruningSchedule | None:
+    """The schedule that a MODEL carries, ``None`` where it carries none."""
+    attached = patcher.get_attachment(KEY)
+    return attached.schedule if attached else None
+
+
 class Run:
     """State of one sampling run, dropped at its end; ``Evaluation`` objects are only ever added."""
 
@@ -182,7 +188,7 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         model = executor.class_obj
         config, sampling = attached.config, model.model_sampling
         moment = diffusion_time(sampling, t)
-        sparse = None if config is None else sparse_grid(config, attached.schedule, moment, dense_grid(config, x))
+        sparse = None if config is None else sparse_grid(config, attached.schedule, moment, dense_grid(config, x.shape))
         if sparse is not None:
             kwargs["sparse_grid"] = sparse
         run = transformer_options.get(KEY)
@@ -198,7 +204,7 @@ def _wrappers(attached: Attached) -> list[tuple[str, Callable[..., Any]]]:
         run.setting = setting(x, model, transformer_options)
         ran = bool(computed) or (visit is not None and bool(visit.done))  # core's PixArt calls no inner wrappers
         call = Call(moment, model_timestep(sampling, t), sparse, ran, seconds)
-        evaluation = _measure(attached, x, c_crossattn, call, visit)
+        evaluation = _measure(attached, x, c_crossattn, kwargs, call, visit)
         if evaluation is not None:
             run.add(evaluation)
         return out
@@ -245,7 +251,7 @@ def _new_cache(attached: Attached, guider: Any, noise: Any) -> RunCache | None:
     config = attached.config
 
     def sparse(time: float) -> Grid | None:
-        return None if config is None else sparse_grid(config, attached.schedule, time, dense_grid(config, noise))
+        return None if config is None else sparse_grid(config, attached.schedule, time, dense_grid(config, noise.shape))
 
     return RunCache(attached.cache, guider, noise, sparse)
 
@@ -267,12 +273,14 @@ def _hooked(
         yield hooked
 
 
-def _measure(attached: Attached, x: Any, text: Any, call: Call, visit: Visit | None) -> Evaluation | None:
+def _measure(
+    attached: Attached, x: Any, text: Any, keywords: dict[str, Any], call: Call, visit: Visit | None
+) -> Evaluation | None:
     if attached.config is not None:
         return own_evaluation(attached.config, x, text, call, visit)
     if attached.cache is None or visit is None:  # a cache taken off again: of this model nothing is known
         return None
-    return adapted_evaluation(attached.cache.adapter, x, text, call, visit)
+    return adapted_evaluation(attached.cache.adapter, x, text, keywords, call, visit)
 
 
 def _record(attached: Attached, run: Run) -> RunRecord:

@@ -20,3 +20,8 @@ def bundled_path(name: str) -> Path:
             f"the bundled model {name!r} is missing from this installation; install the package again"
         )
     return path
+
+
+def bundled_plans() -> dict[str, Path]:
+    """The plans of a token cache for the bundled models, by name: the model, steps and budget in percent."""
+    return {path.stem: path for path in sorted((FOLDER / "plans").glob("*.json"))}

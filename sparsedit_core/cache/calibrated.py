@@ -139,15 +139,21 @@ def with_budget(plan: CachePlan, costs: Costs, budget: float) -> CachePlan:
 
     ``ValueError`` for a plan that carries no calibration.
     """
-    kept = plan.provenance.get("calibration")
-    if not isinstance(kept, Mapping):
+    if not carries_calibration(plan):
         raise ValueError(
             "the plan carries no calibration, so it cannot be solved for another budget; take a calibrated plan, or "
             "keep the plan's own budget"
         )
     choices = Choices(tuple(plan.provenance["whole"]), plan.selector, plan.seed, plan.shared)
     weighting = Weighting(**plan.provenance["weighting"])
-    return calibrated_plan(calibration_from_json(kept, plan), costs, budget, choices, weighting)[0]
+    kept = calibration_from_json(plan.provenance["calibration"], plan)
+    again, _ = calibrated_plan(kept, costs, budget, choices, weighting)
+    return replace(again, provenance={**plan.provenance, "solved_again": True})
+
+
+def carries_calibration(plan: CachePlan) -> bool:
+    """Whether a plan can be solved for another budget."""
+    return isinstance(plan.provenance.get("calibration"), Mapping)
 
 
 def calibration_json(calibration: Calibration) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def start(root: str) -> None:
 
     scratch = Path(tempfile.mkdtemp(prefix="sparsedit-comfy-"))
     folder_paths.set_output_directory(str(scratch / "output"))
+    folder_paths.models_dir = str(scratch)
     for name in ("diffusion_models", "checkpoints"):
         (scratch / name).mkdir()
         folder_paths.folder_names_and_paths[name] = ([str(scratch / name)], folder_paths.supported_pt_extensions)
@@ -73,4 +74,9 @@ def node(node_id: str) -> Any:
 
 def run(node_id: str, **inputs: Any) -> Any:
     """The first output of a node."""
-    return node(node_id).execute(**inputs).result[0]
+    return outputs(node_id, **inputs)[0]
+
+
+def outputs(node_id: str, **inputs: Any) -> tuple[Any, ...]:
+    """All outputs of a node."""
+    return tuple(node(node_id).execute(**inputs).result)

@@ -1,0 +1,136 @@
+"""SparseDiT Cache Plan: a plan by rule, from a file or from a calibration, for a budget; drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io, ui
+
+from ..sparsedit_core.cache.calibrated import carries_calibration, with_budget
+from ..sparsedit_core.cache.draw import draw_plan
+from ..sparsedit_core.cache.plan import CachePlan, check_plan
+from ..sparsedit_core.cache.rules import RULES, rule_plan
+from .cache_adapters import adapter_of
+from .files import stamp_of
+from .plans import PlanType, costs_of, latent_shape, plan_names, plan_of_name, plan_path, plan_words
+from .sampling_time import model_timestep
+from .show import show_text, to_image, told_on
+
+BY_RULE = {f"rule: {name}": name for name in RULES}
+
+
+class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
+    """Widgets to a CachePlan, drawn."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SparseDiTCachePlan",
+            display_name="SparseDiT Cache Plan",
+            category="SparseDiT/cache",
+            description=(
+                "A plan for SparseDiT Token Cache: which share of its tokens each part of the network recomputes at "
+                "each step. By a simple rule, from a saved or bundled file, or from SparseDiT Calibrate; a calibrated "
+                "plan is solved again for the budget of the slider. The picture shows steps across, blocks down."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL that the plan is for."),
+                io.Combo.Input(
+                    "source",
+                    options=[*BY_RULE, *plan_names()],
+                    default=next(iter(BY_RULE)),
+                    tooltip="A rule, or a file of models/sparsedit_plans. Rules need no measuring and are the poorer: "
+                    "uniform recomputes the same share everywhere, fora every n-th step, toca by depth and kind.",
+                ),
+                io.Float.Input(
+                    "budget",
+                    default=0.5,
+                    min=0.05,
+                    max=1.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="Share of the dense model's MACs that a sampling may take. Lower is faster and strays "
+                    "further from the dense picture. A learned plan keeps its own.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=2,
+                    max=1000,
+                    tooltip="Steps that a rule is laid out for. Files keep their own; at other steps every evaluation "
+                    "takes the row of the nearest time.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="simple",
+                    tooltip="Where a rule's steps lie; that of the sampler.",
+                ),
+                PlanType.Input(
+                    "plan", optional=True, tooltip="A plan of SparseDiT Calibrate, to change; source is then ignored."
+                ),
+                io.Latent.Input(
+                    "latent", optional=True, tooltip="The size of picture that MACs are counted for, else a usual one."
+                ),
+            ],
+            outputs=[
+                PlanType.Output(display_name="plan", tooltip="For SparseDiT Token Cache."),
+                io.Image.Output(display_name="picture", tooltip="The plan as a heat map, 900 x 600 pixels."),
+                io.String.Output(display_name="text", tooltip="What it takes."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # its picture on the node is reason enough to run
+        )
+
+    @classmethod
+    def validate_inputs(cls, source: str | None = None) -> bool | str:
+        try:
+            if source is not None and source not in BY_RULE:
+                plan_of_name(source)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str | None = None, **_: Any) -> str:
+        return "" if source is None or source in BY_RULE else stamp_of(plan_path(source))
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        source: str,
+        budget: float,
+        steps: int,
+        scheduler: str,
+        plan: CachePlan | None = None,
+        latent: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        note = ""
+        with told_on(cls):
+            adapter = adapter_of(model)
+            costs = costs_of(model, adapter, latent_shape(model, adapter, latent))
+            if plan is None and source in BY_RULE:
+                times = sampler_times(model, scheduler, steps)
+                found = rule_plan(BY_RULE[source], costs, times, adapter.family, budget)
+            else:
+                found = plan or plan_of_name(source)
+                check_plan(found, adapter.family, adapter.sublayers)
+                if carries_calibration(found):
+                    found = with_budget(found, costs, budget)
+                else:
+                    note = "; a plan without calibration keeps its own budget"
+        picture = to_image(draw_plan(found, costs))
+        text = plan_words(found, costs) + note
+        show_text(text, cls)
+        return io.NodeOutput(found, picture, text, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def sampler_times(model: Any, scheduler: str, steps: int) -> list[float]:
+    """Diffusion times of the steps of ComfyUI's sampler, 1 noise .. 0 image, descending; equal ones once."""
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)[:-1]
+    last = float(sampling.timestep(sampling.sigma_max))
+    times = {min(model_timestep(sampling, sigma) / last, 1.0) for sigma in sigmas}
+    return sorted(times, reverse=True)
