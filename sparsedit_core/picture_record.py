@@ -11,7 +11,7 @@ KEY = "sparsedit"
 """Name of the record in a picture file."""
 _KEPT = (
     "name", "model", "layout", "schedule", "convention", "macs", "flops", "dense_macs", "dense_flops",
-    "ratio_to_dense", "seconds", "setting", "psnr",
+    "ratio_to_dense", "seconds", "setting", "cache", "psnr",
 )  # fmt: skip
 
 
