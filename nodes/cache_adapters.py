@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -34,11 +34,21 @@ class CacheAdapter(Protocol):
     def grid(self, shape: Sequence[int]) -> AnyGrid:
         """Tokens of a latent ``shape``: (rows, columns) or (frames, rows, columns)."""
 
-    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
-        """MACs of one row of the batch for a latent ``shape``, ``text`` tokens read and a sparse grid."""
+    def beside(self, given: Mapping[str, Any]) -> int:
+        """Tokens beside those of the latent that a condition, or a call with these keywords, brings into the blocks."""
+
+    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None, beside: int = 0) -> Costs:
+        """MACs of one row of the batch for a latent ``shape``, ``text`` tokens read, a sparse grid, and tokens
+        :meth:`beside`."""
 
     def sizes(
-        self, shape: Sequence[int], text: int | None, itemsize: int, names: Sequence[str], sparse: Grid | None = None
+        self,
+        shape: Sequence[int],
+        text: int | None,
+        itemsize: int,
+        names: Sequence[str],
+        sparse: Grid | None = None,
+        beside: int = 0,
     ) -> dict[str, int]:
         """Bytes that keeping the outputs of the sub-layers ``names`` takes for all rows of ``shape``."""
 
@@ -63,7 +73,16 @@ class OwnAdapter:
         patch = self.config.patch_size
         return -(-shape[-2] // patch), -(-shape[-1] // patch)
 
-    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:
+    def beside(self, given: Mapping[str, Any]) -> int:  # noqa: ARG002
+        return 0
+
+    def costs(
+        self,
+        shape: Sequence[int],
+        text: int | None,
+        sparse: Grid | None = None,
+        beside: int = 0,  # noqa: ARG002
+    ) -> Costs:
         read = text if self.family == "pixart" else None  # conditionings of a DiT hold a blank in the text's place
         return sublayer_costs(self.config, self.grid(shape), sparse, read)
 
@@ -74,6 +93,7 @@ class OwnAdapter:
         itemsize: int,
         names: Sequence[str],
         sparse: Grid | None = None,
+        beside: int = 0,  # noqa: ARG002
     ) -> dict[str, int]:
         return cache_bytes(self.config, self.grid(shape), shape[0], itemsize, sparse=sparse, names=names)
 

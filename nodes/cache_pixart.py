@@ -6,7 +6,7 @@ leaves weights, LoRA and offloading alone) and asks a context variable whether i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -63,7 +63,16 @@ class StockPixArtAdapter:
     def grid(self, shape: Sequence[int]) -> Grid:
         return shape[-2] // self.config.patch_size, shape[-1] // self.config.patch_size
 
-    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:  # noqa: ARG002
+    def beside(self, given: Mapping[str, Any]) -> int:  # noqa: ARG002
+        return 0
+
+    def costs(
+        self,
+        shape: Sequence[int],
+        text: int | None,
+        sparse: Grid | None = None,  # noqa: ARG002
+        beside: int = 0,  # noqa: ARG002
+    ) -> Costs:
         return sublayer_costs(self.config, self.grid(shape), None, text)
 
     def sizes(
@@ -73,6 +82,7 @@ class StockPixArtAdapter:
         itemsize: int,
         names: Sequence[str],
         sparse: Grid | None = None,  # noqa: ARG002
+        beside: int = 0,  # noqa: ARG002
     ) -> dict[str, int]:
         return cache_bytes(self.config, self.grid(shape), shape[0], itemsize, names=names)
 

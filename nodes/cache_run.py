@@ -71,14 +71,15 @@ class RunCache:
         inner = guider.model_patcher.model
         itemsize = (inner.manual_cast_dtype or inner.get_dtype()).itemsize
         windows = _overlap(guider)
+        beside = max((adapter.beside(each) for value in guider.conds.values() for each in value), default=0)
 
         def sizes(names: tuple[str, ...]) -> dict[str, int]:
-            found = adapter.sizes(shape, text, itemsize, names, sparse)
+            found = adapter.sizes(shape, text, itemsize, names, sparse, beside)
             return {name: math.ceil(windows * size) for name, size in found.items()}
 
         wanted = sizes(plan.reused())
         if limit is not None:
-            fitted = fit_memory(plan, adapter.costs(shape, text, sparse), wanted, limit)
+            fitted = fit_memory(plan, adapter.costs(shape, text, sparse, beside), wanted, limit)
             if fitted is not plan:
                 left = len(fitted.reused())
                 log.warning(

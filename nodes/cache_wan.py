@@ -7,7 +7,7 @@ there. It calls the block's own layers, so LoRA, casting and offloading act as e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from comfy.model_management import cast_to
 from torch import Tensor
 
 from ..sparsedit_core.cache.costs import Costs
-from ..sparsedit_core.cache.costs_wan import TEXT_TOKENS, VideoGrid, WanShape, wan_bytes, wan_costs, wan_names
+from ..sparsedit_core.cache.costs_wan import TEXT_TOKENS, WanShape, wan_bytes, wan_costs, wan_names
 from ..sparsedit_core.cache.runtime import Rows, Visit, take
 from ..sparsedit_core.tokens import Grid
 from .cache_hook import KEY, Hooked, hook, note_skipped, selector_of, tokens_of, uncompiled, with_walks
@@ -30,6 +30,9 @@ _HONOURS_SELF = "attn1_patch" in WanSelfAttention.forward.__code__.co_consts
 _HONOURS_CROSS = "attn2_patch" in WanAttentionBlock.forward.__code__.co_consts
 """Whether core's blocks call attention patches: those of 0.3.64 do not, and so neither does the walk."""
 _CLIP_TOKENS = 257
+
+VideoGrid = tuple[int, int, int]
+"""Frames, rows and columns."""
 
 
 class WanAdapter:
@@ -65,8 +68,20 @@ class WanAdapter:
     def grid(self, shape: Sequence[int]) -> VideoGrid:
         return grid_of(shape, self._patch)
 
-    def costs(self, shape: Sequence[int], text: int | None, sparse: Grid | None = None) -> Costs:  # noqa: ARG002
-        return wan_costs(self.shape, self.grid(shape), TEXT_TOKENS if text is None else text)
+    def beside(self, given: Mapping[str, Any]) -> int:
+        """Tokens of frames put behind those of the video."""
+        more = given.get("time_dim_concat")
+        return 0 if more is None else math.prod(self.grid(more.shape))
+
+    def costs(
+        self,
+        shape: Sequence[int],
+        text: int | None,
+        sparse: Grid | None = None,  # noqa: ARG002
+        beside: int = 0,
+    ) -> Costs:
+        tokens = math.prod(self.grid(shape)) + beside
+        return wan_costs(self.shape, tokens, TEXT_TOKENS if text is None else text)
 
     def sizes(
         self,
@@ -75,8 +90,9 @@ class WanAdapter:
         itemsize: int,
         names: Sequence[str],
         sparse: Grid | None = None,  # noqa: ARG002
+        beside: int = 0,
     ) -> dict[str, int]:
-        return wan_bytes(self.shape, self.grid(shape), shape[0], itemsize, names)
+        return wan_bytes(self.shape, math.prod(self.grid(shape)) + beside, shape[0], itemsize, names)
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:

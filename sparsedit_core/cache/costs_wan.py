@@ -11,16 +11,12 @@ Level 0 costs nothing. Modulation, embedders and the head are outside.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from .costs import Costs
 from .plan import LEVELS, rows_at
-
-VideoGrid = tuple[int, int, int]
-"""Frames, rows and columns of tokens."""
 
 TEXT_TOKENS = 512
 """Text tokens: ComfyUI's encoder fills up to as many."""
@@ -53,9 +49,9 @@ def wan_names(shape: WanShape) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def wan_costs(shape: WanShape, grid: VideoGrid, text: int = TEXT_TOKENS) -> Costs:
-    """The costs of one video and one evaluation on a token grid, with ``text`` tokens read and one time for all."""
-    N, D, read = math.prod(grid), shape.hidden_size, text + shape.image
+def wan_costs(shape: WanShape, tokens: int, text: int = TEXT_TOKENS) -> Costs:
+    """The costs of one video of so many tokens and one evaluation, with ``text`` tokens read and one time for all."""
+    N, D, read = tokens, shape.hidden_size, text + shape.image
     shares = [rows_at(level, N) for level in range(len(LEVELS))]
     attention = tuple(2 * (N + rows) * D * D + 2 * rows * N * D if rows else 0 for rows in shares)
     cross = tuple(2 * (rows + read) * D * D + 2 * rows * read * D if rows else 0 for rows in shares)
@@ -70,6 +66,6 @@ def wan_costs(shape: WanShape, grid: VideoGrid, text: int = TEXT_TOKENS) -> Cost
     return Costs(wan_names(shape), (attention, cross, mlp) * shape.depth, outside)
 
 
-def wan_bytes(shape: WanShape, grid: VideoGrid, rows: int, itemsize: int, names: Sequence[str]) -> dict[str, int]:
+def wan_bytes(shape: WanShape, tokens: int, rows: int, itemsize: int, names: Sequence[str]) -> dict[str, int]:
     """Bytes that the kept outputs of ``names`` take for ``rows`` videos together, ``itemsize`` those of a number."""
-    return dict.fromkeys(names, math.prod(grid) * shape.hidden_size * rows * itemsize)
+    return dict.fromkeys(names, tokens * shape.hidden_size * rows * itemsize)

@@ -141,6 +141,25 @@ def check_core_step_caches_in_front_of_it() -> None:
         assert 0 < sum(evaluation.macs == 0 for evaluation in done) < 8
 
 
+def check_reference_pictures_are_counted_and_kept() -> None:
+    """Kontext: their tokens are no part of the latent."""
+    from comfy_extras.nodes_edit_model import ReferenceLatent
+
+    model = flux()
+    patched = cached(model, 2, 1, 0)
+    latent = {"samples": torch.randn(1, 16, 6, 7)}
+    pooled = {"pooled_output": torch.ones(1, POOLED), "guidance": 3.5}
+    given = ReferenceLatent.execute(text(5, CONTEXT, 1, **pooled), latent).result[0]
+    expected = sample(model, conditions=(given, given), size=(10, 7), scheduler="simple")
+    full = cached(model, FULL, FULL, FULL)
+    assert torch.equal(sample(full, conditions=(given, given), size=(10, 7), scheduler="simple"), expected)
+    sample(patched, conditions=(given, given), size=(10, 7), scheduler="simple")
+    run, adapter = records(patched)[-1], pack("nodes.cache_adapters").adapter_of(model)
+    costs = adapter.costs((2, 16, 10, 7), 5, beside=12)
+    assert [each.macs for each in run.evaluations] == [2 * costs.at([level] * 6) for level in (4, 2, 1, 0)]
+    assert run.cache.peak_bytes == sum(adapter.sizes((2, 16, 10, 7), 5, 4, adapter.sublayers, beside=12).values())
+
+
 def check_context_windows_have_their_own_stores() -> None:
     from comfy_extras.nodes_context_windows import WanContextWindowsManualNode
 

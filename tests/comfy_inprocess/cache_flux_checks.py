@@ -187,12 +187,16 @@ def check_reference_latents() -> None:
     for settings in ({}, {"shared": False}):
         made = run(adapter(model), plan(adapter(model), *MIXED, **settings), call, members=("a", "b"))
         compare(model, made, call)
-    costs = pack("sparsedit_core.cache.costs_flux").flux_costs(adapter(model).shape, (5, 4), TEXT, 12)
+    beside = adapter(model).beside({"ref_latents": latents})
+    assert beside == adapter(model).beside({"reference_latents": latents}) == 12
+    costs = adapter(model).costs((2, 16, *SIZE), TEXT, beside=beside)
     options = {"optimized_attention_override": plain_attention}
     idle = counted(model.model.diffusion_model.pe_embedder, torch.zeros(2, TEXT + N + 12, 3))
     made = Run(adapter(model), plan(adapter(model), *MIXED))
     for row in ([4] * 6, *MIXED):
         assert counted(made.evaluate, call, options) - idle == 2 * costs.at(row)
+    said = adapter(model).sizes((2, 16, *SIZE), TEXT, 4, adapter(model).sublayers, beside=beside)
+    assert kept_storage(made.cache) == made.cache.peak_bytes == sum(said.values())
     if "default_ref_method" in fields():
         call = calling(model, 2, ref_latents=latents, ref_latents_method="index_timestep_zero")
         assert "index_timestep_zero" in error_of(lambda: run(adapter(model), plan(adapter(model), 0), call))
@@ -222,7 +226,7 @@ def check_another_nodes_block_patch_is_kept() -> None:
 
 
 def check_attention_patches() -> None:
-    if not pack("nodes.cache_flux")._HONOURS_PATCHES:
+    if not pack("nodes.flux_walk").HONOURS_PATCHES:
         raise Skip("the FLUX of this ComfyUI calls no attention patches")
     model = flux()
     call = calling(model, 2)

@@ -136,8 +136,13 @@ def check_a_time_of_each_frame() -> None:
 
 def check_more_frames_behind_the_video() -> None:
     model = wan()
-    call = calling(model, 2, time_dim_concat=torch.randn(2, 16, 2, *SIZE[1:]))
-    compare(model, run(adapter(model), plan(adapter(model), *MIXED), call), call, tokens=N + 24)
+    more = torch.randn(2, 16, 2, *SIZE[1:])
+    call = calling(model, 2, time_dim_concat=more)
+    made = run(adapter(model), plan(adapter(model), *MIXED), call)
+    compare(model, made, call, tokens=N + 24)
+    beside = adapter(model).beside({"time_dim_concat": more})
+    said = adapter(model).sizes((2, 16, *SIZE), TEXT, 4, adapter(model).sublayers, beside=beside)
+    assert kept_storage(made.cache) == sum(said.values())
 
 
 def check_half_types() -> None:
