@@ -47,6 +47,7 @@ def test_no_iteration_is_over_the_budget_and_the_model_stays_as_it_is(loaded: Lo
     costs = sublayer_costs(loaded.config, (4, 4), None, None if loaded is FLOW else CAPTIONS.mask.shape[1])
     assert found.plan.share(costs.macs, costs.outside) <= budget
     compared = [row for row in rows if row.held_loss is not None]
+    assert [(row.stage, row.number) for row in compared] == [(0, 0), (1, 2), (1, 3), (2, 2), (2, 4)]
     assert found.plan.provenance["found"]["held_loss"] == min(row.held_loss for row in compared)  # type: ignore[type-var]
     for name, value in loaded.model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)

@@ -81,6 +81,7 @@ class _Run:
             raise ValueError("plans are learned for dense models, this one is a SparseDiT; calibrate a plan for it")
         check_conditions(loaded.config, conditions)
         self.loaded, self.conditions, self.distance, self.options = loaded, conditions, distance, options
+        self.device = loaded.model.x_embedder.proj.weight.device
         self.times = evaluation_times(loaded.prediction, options.steps)
         self.costs = model_costs(loaded, conditions)
         self.start = start
@@ -122,7 +123,8 @@ class _Run:
                 changed = sum(a != b for x, y in zip(now.levels, before.levels, strict=True)
                               for a, b in zip(x, y, strict=True))
                 before = now
-                self._log(stage, number, loss, now, changed, began, compare=number % options.every in (0, count))
+                compare = number % options.every == 0 or number == count
+                self._log(stage, number, loss, now, changed, began, compare=compare)
 
     def finished(self) -> CachePlan:
         """The best plan with what it comes from."""
@@ -145,7 +147,7 @@ class _Run:
         target = self._targets(numbers, noise, conditions)
         choice = self.table.choose()
         finished = soft_sample(
-            self.loaded, noise, conditions, [each.to(target.device) for each in choice.weights], choice.levels,
+            self.loaded, noise, conditions, [each.to(self.device) for each in choice.weights], choice.levels,
             self.costs.sublayers, seed=options.seed, cfg=options.cfg, channels=guided_channels(self.loaded),
         )
         loss = self._mean(self.distance(finished / self.loaded.latent.scale, target))
@@ -186,7 +188,8 @@ class _Run:
         if plan.hash not in self.seen:
             found = self._sampled(self.held_noise, self.held_conditions, plan)
             with torch.no_grad():
-                loss = self._plain(self._mean(self.distance(found, self.held_dense)))
+                distances = self.distance(found.to(self.device), self.held_dense.to(self.device))
+            loss = self._plain(self._mean(distances))
             decibel = psnr(found, self.held_dense).clamp_max(200.0)  # of equal pictures it is infinite
             self.seen[plan.hash] = loss, fmean(decibel.tolist())
         return self.seen[plan.hash]
@@ -204,8 +207,7 @@ class _Run:
         if missing:
             made = self._sampled(noise[missing], conditions[torch.tensor(missing)], None)
             self.teacher.update(zip([numbers[place] for place in missing], made, strict=True))
-        device = self.loaded.model.x_embedder.proj.weight.device
-        return torch.stack([self.teacher[number] for number in numbers]).to(device)
+        return torch.stack([self.teacher[number] for number in numbers]).to(self.device)
 
     def _sampled(self, noise: Tensor, conditions: Conditions, plan: CachePlan | None) -> Tensor:
         wanted = SampleOptions(self.options.steps, cfg=self.options.cfg, batch=self.options.batch, cache=plan)
