@@ -178,7 +178,7 @@ def write_plan(path: str | Path, plan: CachePlan) -> None:
 def check_plan(plan: CachePlan, family: str, sublayers: Sequence[str]) -> None:
     """``ValueError`` unless the plan is for models of ``family`` with these sub-layers."""
     if plan.family == family and plan.sublayers == tuple(sublayers):
-        if plan.selector == "entropy" and not any(name.endswith(".cross") for name in sublayers):
+        if plan.selector == "entropy" and not any(name.endswith((".cross", ".block")) for name in sublayers):
             raise ValueError(f"the plan's selector is entropy, of reading the text, but a {family} reads none; use age")
         return
     raise ValueError(
