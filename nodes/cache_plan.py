@@ -5,19 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.samplers
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..sparsedit_core.cache.calibrated import carries_calibration, with_budget
 from ..sparsedit_core.cache.draw import draw_plan
-from ..sparsedit_core.cache.plan import CachePlan, check_plan
-from ..sparsedit_core.cache.rules import RULES, rule_plan
+from ..sparsedit_core.cache.plan import CachePlan
 from .cache_adapters import adapter_of
 from .files import stamp_of
+from .plan_view import BY_RULE, Subject, Widgets, plan_for, remember
 from .plans import PlanType, costs_of, latent_shape, plan_names, plan_of_name, plan_path, plan_words
-from .sampling_time import model_timestep
-from .show import show_text, to_image, told_on
-
-BY_RULE = {f"rule: {name}": name for name in RULES}
+from .show import to_image, told_on
 
 
 class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
@@ -80,7 +76,6 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
                 io.String.Output(display_name="text", tooltip="What it takes."),
             ],
             hidden=[io.Hidden.unique_id],
-            is_output_node=True,  # its picture on the node is reason enough to run
         )
 
     @classmethod
@@ -107,30 +102,12 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
         plan: CachePlan | None = None,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        note = ""
         with told_on(cls):
             adapter = adapter_of(model)
             costs = costs_of(model, adapter, latent_shape(model, adapter, latent))
-            if plan is None and source in BY_RULE:
-                times = sampler_times(model, scheduler, steps)
-                found = rule_plan(BY_RULE[source], costs, times, adapter.family, budget)
-            else:
-                found = plan or plan_of_name(source)
-                check_plan(found, adapter.family, adapter.sublayers)
-                if carries_calibration(found):
-                    found = with_budget(found, costs, budget)
-                else:
-                    note = "; a plan without calibration keeps its own budget"
+            sampling = model.get_model_object("model_sampling")
+            subject = Subject(adapter.family, adapter.sublayers, costs, sampling, plan)
+            found, note = plan_for(subject, Widgets(source, budget, steps, scheduler))
         picture = to_image(draw_plan(found, costs))
         text = plan_words(found, costs) + note
-        show_text(text, cls)
-        return io.NodeOutput(found, picture, text, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def sampler_times(model: Any, scheduler: str, steps: int) -> list[float]:
-    """Diffusion times of the steps of ComfyUI's sampler, 1 noise .. 0 image, descending; equal ones once."""
-    sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)[:-1]
-    last = float(sampling.timestep(sampling.sigma_max))
-    times = {min(model_timestep(sampling, sigma) / last, 1.0) for sigma in sigmas}
-    return sorted(times, reverse=True)
+        return io.NodeOutput(found, picture, text, ui={"sparsedit_plan": [remember(subject)]})

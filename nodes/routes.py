@@ -1,4 +1,4 @@
-"""The HTTP routes of the schedule editor: what a schedule looks like and costs, and the user's presets.
+"""The HTTP routes of the editors: what a schedule or plan looks like and costs, and the user's presets.
 
 All numbers are computed here, by the code that samples; the browser only draws them.
 """
@@ -22,6 +22,7 @@ from ..sparsedit_core.measured import grid_seconds
 from ..sparsedit_core.schedule import Grid
 from ..sparsedit_core.schedule_view import ViewedModel, schedule_view
 from .files import checkpoint_path, file_stamp
+from .plan_view import plan_view
 from .presets import FOLDER, all_presets, delete_preset, from_text, save_preset, to_text
 from .runs import finished
 from .schedule_widgets import Widgets
@@ -40,6 +41,7 @@ def register_routes() -> None:
         return
     routes = server.routes
     routes.post("/sparsedit/schedule")(_answering(lambda _request, data: view_answer(data)))
+    routes.post("/sparsedit/plan")(_answering(lambda _request, data: plan_view(data)))
     for name, change in (("list", _list), ("save", _save), ("delete", _delete), ("import", _import)):
         routes.post(f"/sparsedit/presets/{name}")(_answering(_with_folder(server.user_manager, change)))
 

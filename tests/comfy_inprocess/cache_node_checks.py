@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy_pack import outputs, pack, run
+from comfy_pack import node, outputs, pack, run
 from sampling import sample
 from scheduled import load, load_dense, records
 
@@ -131,3 +131,36 @@ def check_schedule_and_cache_are_independent_of_their_order() -> None:
     off = run("SparseDiTTokenCache", model=second, **CACHE)
     alone = run("SparseDiTApplySchedule", model=model, schedule=pruning)
     assert torch.equal(sample(off), sample(alone)), "a cache taken off again"
+
+
+def check_the_live_picture_is_the_nodes_own() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    view = pack("nodes.plan_view")
+    model = load_dense("viewed.safetensors")
+    result = node("SparseDiTCachePlan").execute(model=model, **PLAN)
+    values = {"values": dict(PLAN)}
+    token = result.ui["sparsedit_plan"][0]
+    for known in ({"checkpoint": "viewed.safetensors"}, {"token": token}):
+        answer = view.plan_view(values | known)
+        assert answer["words"] == result.result[2]
+        assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (900, 600)
+    moved = view.plan_view({"values": PLAN | {"budget": 0.3}, "token": token})
+    assert moved["words"] != result.result[2]
+    assert view.plan_view(values)["picture"] is None, "of an unknown model no rule is drawn"
+    assert view.plan_view(values | {"checkpoint": "viewed.safetensors", "linked": True})["picture"] is None
+    plan, _, _ = calibrated(model)
+    linked = node("SparseDiTCachePlan").execute(model=model, plan=plan, **PLAN).ui["sparsedit_plan"][0]
+    less = view.plan_view({"values": PLAN | {"budget": 0.4}, "token": linked, "linked": True})
+    expected, _, text = outputs("SparseDiTCachePlan", model=model, plan=plan, **PLAN | {"budget": 0.4})
+    assert less["words"] == text
+    assert expected.budget == 0.4
+    for wrong in ({"budget": 0}, {"budget": True}, {"steps": 1}, {"scheduler": "x"}, {"source": 3}, {"source": "gone"}):
+        try:
+            view.plan_view({"values": PLAN | wrong, "token": token})
+        except ValueError:
+            continue
+        raise AssertionError(wrong)
