@@ -143,7 +143,7 @@ def test_a_start_is_the_first_choice(table: Table) -> None:
 
 
 def test_a_calibration_is_a_start_within_the_budget() -> None:
-    plan = calibrated_start(FLOW, LABELS, options())
+    plan = calibrated_start(FLOW, LABELS, options(), trials=2)
     costs = sublayer_costs(FLOW.config, (4, 4))
     assert 0.5 < plan.share(costs.macs, costs.outside) <= 0.6
     found = learn(FLOW, LABELS, ScalesDistance(), options(first=None, second=2), start=plan)
@@ -228,7 +228,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert result.json["found"] == known["found"]
     assert known["distance"].startswith("pixel MSE")
     assert known["command"].startswith("sparsedit learn")
-    assert known["start"]["method"] == "calibrate"
+    assert known["start"]["made_by"] == "calibrate"
+    assert "calibration" not in known["start"]
     assert known["options"]["budget"] == 0.6
     lines = [json.loads(line) for line in out.with_suffix(".log.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["number"]) for line in lines] == [(0, 0), (2, 1), (2, 2), (2, 3)]

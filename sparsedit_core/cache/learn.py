@@ -130,13 +130,13 @@ class _Run:
         """The best plan with what it comes from."""
         assert self.best is not None
         loss, decibel, plan, row = self.best
-        known = {"method": "learn", "distance": self.distance.name,
+        known = {"made_by": "learn", "distance": self.distance.name,
                  "options": asdict(self.options), "sampler": "euler" if self.loaded.prediction == "flow" else "ddim",
                  "iterations": {"first": self.first, "second": self.options.second, "full_steps": self.full_steps},
                  "found": {"stage": row.stage, "iteration": row.number, "held_loss": loss, "held_psnr": decibel},
                  "start_held": {"loss": self.rows[0].held_loss, "psnr": self.rows[0].held_psnr},
                  "share": plan.share(self.costs.macs, self.costs.outside),
-                 "start": None if self.start is None else {"hash": self.start.hash, **self.start.provenance}}
+                 "start": None if self.start is None else _told(self.start)}
         return self._plan(plan.table, known | self.provenance)
 
     def _iteration(self, optimizer: torch.optim.Optimizer, number: int) -> float:
@@ -217,6 +217,11 @@ class _Run:
         if self.options.full_steps is not None:
             return self.options.full_steps
         return max(0, int(self.options.steps * self.options.budget / 3))
+
+
+def _told(start: CachePlan) -> dict[str, Any]:
+    """Where the start comes from, without the measurements that it may carry."""
+    return {"hash": start.hash} | {name: value for name, value in start.provenance.items() if name != "calibration"}
 
 
 def model_costs(loaded: Loaded, conditions: Conditions) -> Costs:

@@ -29,7 +29,7 @@ from .files import check_ending, command_line, to_json, versions, write_bytes, w
 from .pictures import conditions_of, knows_pictures
 
 SUMMARY = "learn a token cache's plan: what each step recomputes, trained against the dense model's pictures"
-EXAMPLE = "sparsedit learn bundled:dense plan.json --budget 0.5 --steps 20"
+EXAMPLE = "sparsedit learn bundled:dense plan.json --budget 50% --steps 20"
 
 CALIBRATION, NOTHING = "calibration", "none"
 """Starts that are no file."""
@@ -91,7 +91,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         elif isinstance(default, str):
             group.add_argument(flag, choices=CHOICES[item.name], default=default, help=words)
         else:
-            kind = int if "int" in str(item.type) else float
+            kind = options.budget if item.name == "budget" else int if "int" in str(item.type) else float
             group.add_argument(flag, type=kind, default=default, metavar="N", help=words)
     options.add_facts(parser)
     options.add_device(parser)
