@@ -27,8 +27,9 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
             category="SparseDiT/cache",
             description=(
                 "A plan for SparseDiT Token Cache: which share of its tokens each part of the network recomputes at "
-                "each step. By a simple rule, from a saved or bundled file, or from SparseDiT Calibrate; a calibrated "
-                "plan is solved again for the budget of the slider. The picture shows steps across, blocks down."
+                "each step. It comes by a simple rule, from a saved or bundled file, or from SparseDiT Calibrate; a "
+                "calibrated plan is solved again for the budget of the slider. The picture on the node follows the "
+                "slider: steps across, blocks down; the darker, the more is recomputed."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL that the plan is for."),
@@ -36,8 +37,9 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
                     "source",
                     options=[*BY_RULE, *plan_names()],
                     default=next(iter(BY_RULE)),
-                    tooltip="A rule, or a file of models/sparsedit_plans. Rules need no measuring and are the poorer: "
-                    "uniform recomputes the same share everywhere, fora every n-th step, toca by depth and kind.",
+                    tooltip="A rule, a bundled plan, or a file of models/sparsedit_plans. Rules need no measuring, but "
+                    "know nothing of the model: uniform recomputes the same share at every step; fora everything at "
+                    "every n-th step and nothing between; toca as fora, and between some tokens by depth and kind.",
                 ),
                 io.Float.Input(
                     "budget",
@@ -47,33 +49,39 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     tooltip="Share of the dense model's MACs that a sampling may take. Lower is faster and strays "
-                    "further from the dense picture. A learned plan keeps its own.",
+                    "further from the dense picture; start at 0.5. Acts on rules and calibrated plans; a learned plan "
+                    "keeps its own.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=20,
                     min=2,
                     max=1000,
-                    tooltip="Steps that a rule is laid out for. Files keep their own; at other steps every evaluation "
-                    "takes the row of the nearest time.",
+                    tooltip="Sampler steps that a rule is laid out for; files keep their own. A sampling of another "
+                    "number of steps also works: each step takes the row of the nearest time.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=list(comfy.samplers.KSampler.SCHEDULERS),
                     default="simple",
-                    tooltip="Where a rule's steps lie; that of the sampler.",
+                    tooltip="Where a rule's steps lie; choose the one of the sampler.",
                 ),
                 PlanType.Input(
-                    "plan", optional=True, tooltip="A plan of SparseDiT Calibrate, to change; source is then ignored."
+                    "plan",
+                    optional=True,
+                    tooltip="A plan of SparseDiT Calibrate, to solve for another budget; source, steps and scheduler "
+                    "are then ignored.",
                 ),
                 io.Latent.Input(
-                    "latent", optional=True, tooltip="The size of picture that MACs are counted for, else a usual one."
+                    "latent",
+                    optional=True,
+                    tooltip="MACs are counted for the size of this latent; not connected, for a usual one.",
                 ),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For SparseDiT Token Cache."),
                 io.Image.Output(display_name="picture", tooltip="The plan as a heat map, 900 x 600 pixels."),
-                io.String.Output(display_name="text", tooltip="What it takes."),
+                io.String.Output(display_name="text", tooltip="The MACs that it takes."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -35,14 +35,21 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
             description=(
                 "Make a plan for SparseDiT Token Cache from your own prompt: sample once with everything computed and "
                 "measure what changes from step to step, solve for the best plan within the budget, and try a few "
-                "candidates on the same noise. Use the sampler, steps and size that you will use. Takes about as long "
-                "as 2 to 6 samplings; save the result with SparseDiT Save Plan."
+                "candidates on the same noise. Use the sampler, steps and size that you will use. It takes one "
+                "sampling and one more for each trial; keep the result with SparseDiT Save Plan."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A DiT or PixArt, FLUX.1 or Wan2.1; LoRAs on it are measured too."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A DiT or PixArt of this pack, or ComfyUI's own FLUX.1, Wan2.1 (from text or image) or "
+                    "PixArt; LoRAs on it are measured too.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the picture shows, as for the sampler."),
                 io.Conditioning.Input("negative", tooltip="What guidance moves away from, as for the sampler."),
-                io.Latent.Input("latent_image", tooltip="The latent to denoise; more pictures in it measure better."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latent to denoise. More pictures in it measure better and take longer.",
+                ),
                 *sampler_inputs("run"),
                 io.Float.Input(
                     "budget",
@@ -52,7 +59,8 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
                     tooltip="Share of the dense model's MACs that the plan may take. Lower is faster and strays "
-                    "further. SparseDiT Cache Plan can change it afterwards without measuring again.",
+                    "further from the dense picture; start at 0.5. SparseDiT Cache Plan can change it afterwards "
+                    "without measuring again.",
                 ),
                 io.Int.Input(
                     "trials",
@@ -60,27 +68,28 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
                     min=1,
                     max=len(WEIGHTINGS),
                     tooltip="Samplings under candidate plans, of which the one closest to the dense picture is kept. "
-                    "1 tries none and is the fastest; more find better plans.",
+                    "1 tries none and is the fastest; more take longer and may find a better plan.",
                 ),
                 io.Combo.Input(
                     "selector",
                     options=list(SELECTORS),
                     default="age",
                     tooltip="Which tokens come first where a part of them is recomputed: those that waited longest "
-                    "(age, costs nothing), that changed most, whose reading of the text is unsettled (entropy), or "
-                    "that others attend to most (influence). Acts with partly.",
+                    "(age, costs nothing), that changed most (change), whose attention to the text is unsettled "
+                    "(entropy, not for a DiT), or that others attend to most (influence). Acts with "
+                    "partly.",
                 ),
                 io.Boolean.Input(
                     "partly",
                     default=False,
-                    tooltip="Let MLPs and the reading of text recompute a part of their tokens. Off, every part of the "
-                    "network is recomputed as a whole or not at all, which is the faster of the two per MAC.",
+                    tooltip="Let all parts of the network but self-attention recompute some of their tokens. Off, "
+                    "every part is recomputed as a whole or not at all, which takes less time for the same MACs.",
                 ),
             ],
             outputs=[
                 PlanType.Output(display_name="plan", tooltip="For SparseDiT Token Cache, Cache Plan and Save Plan."),
                 io.Image.Output(display_name="picture", tooltip="The plan as a heat map, 900 x 600 pixels."),
-                io.String.Output(display_name="text", tooltip="What it takes, and the error of the trials."),
+                io.String.Output(display_name="text", tooltip="The MACs that it takes, and the errors of the trials."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,  # its picture on the node is reason enough to run

@@ -56,7 +56,9 @@ def sampler_inputs(each: str) -> list[io.Input]:
             control_after_generate=True,
             tooltip=f"Makes the noise, the same one for every {each}.",
         ),
-        io.Int.Input("steps", default=20, min=1, max=10000, tooltip=f"Steps of each sampling, one for every {each}."),
+        io.Int.Input(
+            "steps", default=20, min=1, max=10000, tooltip=f"Steps of each sampling, the same for every {each}."
+        ),
         io.Float.Input(
             "cfg",
             default=4.0,

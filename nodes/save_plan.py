@@ -26,16 +26,16 @@ class SparseDiTSavePlan(io.ComfyNode):  # type: ignore[misc]
             display_name="SparseDiT Save Plan",
             category="SparseDiT/cache",
             description=(
-                "Save a plan of what each step recomputes, with its calibration, as JSON in models/sparsedit_plans. "
-                "SparseDiT Cache Plan offers it after a refresh (R). Plans are small; share them like workflows."
+                "Save a cache plan, with its calibration, as JSON in models/sparsedit_plans. SparseDiT Cache Plan "
+                "offers it after a refresh (R). The file is small and can be shared like a workflow."
             ),
             inputs=[
                 PlanType.Input("plan", tooltip="From SparseDiT Calibrate or SparseDiT Cache Plan."),
                 io.String.Input(
                     "name",
                     default="my plan",
-                    tooltip="File name without ending: letters, digits, spaces and . , ( ) + - _. A file of this name "
-                    "is kept, a number is added to the new one.",
+                    tooltip="File name without ending: letters, digits, spaces and . , ( ) + - _, beginning with a "
+                    "letter or digit. Nothing is overwritten: if the name is taken, a number is added.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],

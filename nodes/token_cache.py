@@ -33,7 +33,11 @@ class SparseDiTTokenCache(io.ComfyNode):  # type: ignore[misc]
                 "plan the MODEL computes everything."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="A DiT or PixArt, FLUX.1 or Wan2.1."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A DiT or PixArt of this pack, or ComfyUI's own FLUX.1, Wan2.1 (from text or image) or "
+                    "PixArt; LoRAs on it act as ever. A compiled MODEL is refused when it is sampled.",
+                ),
                 PlanType.Input(
                     "plan",
                     optional=True,
@@ -46,14 +50,14 @@ class SparseDiTTokenCache(io.ComfyNode):  # type: ignore[misc]
                     min=0.0,
                     max=1024.0,
                     step=0.1,
-                    tooltip="Most memory that the kept outputs may take, in GiB; 0 sets no limit. What the plan needs "
-                    "is told in the log before the run. Parts that save least for their memory are then computed in "
-                    "full; a limit below a single part stops the run.",
+                    tooltip="Most memory that the kept outputs may take beside the model, in GiB; 0 sets no limit. The "
+                    "log tells before a run what the plan needs. Where the limit is lower, the parts that save least "
+                    "for their memory are computed in full; a limit too low for a single part stops the run.",
                 ),
                 _percent("start_percent", 0.0, "Part of the sampling where the plan starts to act; before, everything "
-                         "is computed."),
+                         "is computed. Higher keeps closer to the dense picture and saves less."),
                 _percent("end_percent", 1.0, "Part of the sampling where the plan stops to act; after, everything is "
-                         "computed. Lower gives finer detail."),
+                         "computed. Lower gives finer detail and saves less."),
             ],
             outputs=[io.Model.Output(tooltip="A copy under the plan; the input stays as it was.")],
             hidden=[io.Hidden.unique_id],
