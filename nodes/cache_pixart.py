@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.ldm.pixart.blocks import t2i_modulate
 from comfy.ldm.pixart.pixartms import PixArtMSBlock
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ..sparsedit_core.cache.costs import Costs, cache_bytes, sublayer_costs, sublayer_names
 from ..sparsedit_core.cache.runtime import Rows, Visit, take
 from ..sparsedit_core.config import PixArtConfig
 from ..sparsedit_core.tokens import Grid
-from .cache_hook import Hooked, selector_of
+from .cache_hook import KEY, Hooked, selector_of
 from .stock import stock_description
 
 _VISIT: ContextVar[Visit | None] = ContextVar("sparsedit_visit", default=None)
@@ -48,9 +50,9 @@ class StockPixArtAdapter:
 
     def prepare(self, patcher: Any) -> None:
         """Patch the blocks; ``ValueError`` if another node did. Without a visit they do what they did."""
-        for number in range(self.config.depth):
-            name = f"diffusion_model.blocks.{number}"
-            block, before = patcher.get_model_object(name), patcher.get_model_object(f"{name}.forward")
+        for number, block in enumerate(patcher.model.diffusion_model.blocks):
+            name = f"diffusion_model.blocks.{number}.forward"
+            before = patcher.get_model_object(name)
             if getattr(before, "under_cache", False):
                 continue
             if getattr(before, "__func__", None) is not PixArtMSBlock.forward:
@@ -58,7 +60,9 @@ class StockPixArtAdapter:
                     f"another node has put its own forward into block {number} of this PixArt, which the token cache "
                     "would leave out; take that node or the token cache away"
                 )
-            patcher.add_object_patch(f"{name}.forward", _patched(block, number, self.config.patch_size, before))
+            patcher.add_object_patch(name, _patched(block, number, self.config.patch_size))
+        patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
+        patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _cloned)
 
     def grid(self, shape: Sequence[int]) -> Grid:
         return shape[-2] // self.config.patch_size, shape[-1] // self.config.patch_size
@@ -88,11 +92,6 @@ class StockPixArtAdapter:
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
-        if "multigpu_thread_device" in options:
-            raise ValueError(
-                "the PixArt samples on several GPUs, each with blocks of its own, which a token cache cannot follow; "
-                "take the multi-GPU node or the token cache away"
-            )
         token = _VISIT.set(visit)
         try:
             yield options, keywords
@@ -100,7 +99,19 @@ class StockPixArtAdapter:
             _VISIT.reset(token)
 
 
-def _patched(block: Any, number: int, patch: int, before: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _cloned(patcher: Any, clone: Any) -> None:
+    """A clone may have a network of its own (several GPUs, weights that are not streamed): patch its own blocks."""
+    if clone.model is patcher.model:
+        return
+    for number, block in enumerate(clone.model.diffusion_model.blocks):
+        name = f"diffusion_model.blocks.{number}.forward"
+        if getattr(clone.object_patches.get(name), "under_cache", False):
+            clone.add_object_patch(name, _patched(block, number, clone.model.diffusion_model.patch_size))
+
+
+def _patched(block: Any, number: int, patch: int) -> Callable[..., Tensor]:
+    before: Callable[..., Tensor] = partial(PixArtMSBlock.forward, block)
+
     def forward(x: Tensor, y: Tensor, t: Tensor, mask: Any = None, HW: Any = None, **keywords: Any) -> Tensor:
         visit = _VISIT.get()
         if visit is None:

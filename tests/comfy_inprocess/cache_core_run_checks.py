@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cache_flux_checks
+import cache_pixart_checks
+import cache_wan_checks
 import torch
 from cache_flux_checks import CONTEXT, POOLED, flux
-from cache_models import plan
+from cache_models import close, plan
+from cache_models import run as cached_run
 from cache_wan_checks import CONTEXT as WAN_CONTEXT
 from cache_wan_checks import wan
 from comfy_pack import pack
@@ -128,6 +132,29 @@ def shaped(model: Any, layers: list[str]) -> dict[str, Tensor]:
         made[f"diffusion_model.{name}.lora_up.weight"] = torch.randn(rows, 2, generator=generator)
         made[f"diffusion_model.{name}.lora_down.weight"] = torch.randn(2, columns, generator=generator)
     return made
+
+
+def check_low_vram_computes_the_same() -> None:
+    """Weights stay where they are, and LoRAs on them are added when a layer is called: the walk calls the layers."""
+    import comfy.model_management as mm
+
+    for module, model in ((cache_flux_checks, flux()), (cache_wan_checks, wan()), (cache_pixart_checks, stock())):
+        patched = with_lora(model, shaped(model, LAYERS[family(model)]))
+        each = pack("nodes.cache_adapters").adapter_of(patched)
+        each.prepare(patched)
+        wanted = plan(each, 2, 1, 0, 3)
+        mm.load_models_gpu([patched], force_full_load=True)
+        call = module.calling(patched)
+        full = cached_run(each, wanted, call).outputs
+        mm.unload_all_models()
+        patched.patch_model(torch.device("cpu"), lowvram_model_memory=64)
+        try:
+            assert patched.lowvram_patch_counter() > 0
+            low = cached_run(each, wanted, call).outputs
+        finally:
+            patched.unpatch_model(torch.device("cpu"))
+        for found, expected in zip(low, full, strict=True):
+            close(found, expected)
 
 
 def check_core_step_caches_in_front_of_it() -> None:

@@ -19,6 +19,7 @@ from cache_models import (
 from comfy_pack import pack
 from load_checks import error_of
 from pixart import TEXT, load, sample, stock
+from runtime_checks import streaming_patcher
 from torch import Tensor
 
 SIDES = 64, 32  # of the latent; smaller ones, ComfyUI's PixArt divides by zero
@@ -174,6 +175,21 @@ def check_the_model_and_its_clones_are_left_alone() -> None:
     other = model.clone()
     other.add_object_patch("diffusion_model.blocks.3.forward", lambda *_args, **_keywords: None)
     assert "block 3" in error_of(lambda: adapter(other))
+
+
+def check_a_clone_with_a_network_of_its_own() -> None:
+    """Under dynamic VRAM ComfyUI builds the model again for some clones; the patch must follow it."""
+    with streaming_patcher():
+        model = stock()
+        each = adapter(model)
+        rebuilt = model.clone(disable_dynamic=True)
+        assert rebuilt.model is not model.model
+        with torch.no_grad():
+            for parameter in model.model.diffusion_model.parameters():
+                parameter.zero_()
+        plain = stock()
+        compare(run(each, plan(each, *LEVELS), calling(rebuilt, 2)), calling(plain, 2), plain)
+        assert model.clone().object_patches == model.object_patches
 
 
 def check_compressed_keys_are_refused() -> None:
