@@ -27,7 +27,7 @@ def test_every_command_and_node_is_listed() -> None:
         for path in (ROOT / "nodes").glob("*.py")
         for match in re.findall(r'node_id="(SparseDiT\w+)"', path.read_text(encoding="utf-8"))
     }
-    assert len(ids) == 14
+    assert len(ids) == 18
     assert {name for name in ids if f"`{name}`" not in README} == set()
 
 
