@@ -58,7 +58,7 @@ class SampleOptions:
     ``guided_channels`` channels that guidance moves; None takes those of the family (:func:`guided_channels`)
     ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
     ``batch``           pictures evaluated together
-    ``cache``           plan of a token cache, or a calibrator that measures; ``None`` computes everything
+    ``cache``           plan of a token cache, a cache of one's own or a calibrator that measures; ``None`` computes all
     """
 
     steps: int = 20
@@ -67,7 +67,7 @@ class SampleOptions:
     guided_channels: int | None = None
     schedule: PruningSchedule | None = None
     batch: int = 50
-    cache: CachePlan | Calibrator | None = None
+    cache: CachePlan | TokenCache | Calibrator | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -177,8 +177,8 @@ class _Recorder:
         self.weight = self.model.x_embedder.proj.weight
         cache = options.cache
         self.cache = TokenCache(cache) if isinstance(cache, CachePlan) else cache
-        if isinstance(cache, Calibrator):
-            cache.new_run()
+        if self.cache is not None:
+            self.cache.clear()
 
     def grid(self, moment: float) -> Grid | None:
         """The sparse grid at a diffusion time; None for a dense model."""

@@ -28,7 +28,7 @@ from ..convert import default_layout
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
-from . import bench_training, options
+from . import bench_cache, bench_training, options
 from .bench_text import caption, operations_json, profile_text, report_text
 from .cost import LAYOUTS_HELP
 from .files import check_ending, to_json, versions, write_json
@@ -64,7 +64,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, help=f"default eager; on a GPU {' '.join(MODES)}")
     parser.add_argument("--repeats", type=options.positive, default=7, help="values per median (default 7)")
     parser.add_argument(
-        "--steps", type=options.positive, help="evaluations that weigh the grids (default 250)"
+        "--steps", type=options.positive, nargs="+", help="evaluations that weigh the grids (default 250)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="DiT-S/2@256 with 3 repeats and eager, to see that it works"
@@ -81,6 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", action="store_true", help="print the slowest operations instead")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers of every repetition")
     bench_training.add_training(parser)
+    bench_cache.add_cache(parser)
     options.add_threads(parser)
     options.add_schedule(parser)
     options.add_json(parser)
@@ -88,6 +89,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure or profile every case and print."""
+    if args.cache:
+        bench_cache.run_cache(args)
+        return
+    if len(args.steps or []) > 1:
+        raise ValueError(f"--steps {' '.join(map(str, args.steps))}: several are about --cache; give one number")
     if args.out is not None:
         check_ending(args.out, ".json")
     options.set_threads(args)
@@ -218,7 +224,7 @@ def model_case(name: str, args: argparse.Namespace) -> BenchCase:
     layout = SegmentLayout.parse(args.layout) if args.layout else default_layout(MODELS[model])
     schedule = options.schedule_from(args, default_schedule(int(size)))
     assert schedule is not None  # there is a default
-    case = BenchCase(model, int(size), layout, schedule, args.steps or 250)
+    case = BenchCase(model, int(size), layout, schedule, (args.steps or [250])[0])
     return replace(case, caption_tokens=args.caption_tokens if case.captions else None)
 
 
