@@ -23,6 +23,14 @@ from sparsedit_core.train.pictures import CLASS_NAMES
 
 SCRIPTS = Path(__file__).resolve().parent / "comfy_inprocess"
 T5_SIZES = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2}
+CORE_SIZES = {
+    "t5": T5_SIZES,
+    "clip_l": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
+    "umt5": {**T5_SIZES, "d_model": 4096, "vocab_size": 120},  # core makes every Wan2.1 for texts this wide
+    "flux": {"hidden_size": 128, "num_heads": 1, "context_in_dim": T5_SIZES["d_model"]},
+    "wan_vae": {"dim": 8},
+}
+"""What :func:`core` changes of core's sizes; head sizes are core's."""
 
 
 def bundled(folder: Path) -> None:
@@ -44,9 +52,9 @@ def imagenet(file: Path) -> None:
     torch.save({"model": model.state_dict(), "ema": model.state_dict(), "opt": {}, "args": args}, file)
 
 
-def vae(comfy: ComfyUI, file: Path) -> None:
-    """A random TAESD, which ComfyUI's VAELoader takes like any VAE."""
-    _script(comfy, "random_vae.py", file)
+def vae(comfy: ComfyUI, file: Path, channels: int = 4) -> None:
+    """A random TAESD of so many latent channels, which ComfyUI's VAELoader takes like any VAE."""
+    _script(comfy, "random_vae.py", file, channels)
 
 
 def pixart(dense: Path, sparse: Path) -> None:
@@ -76,6 +84,15 @@ def text_encoder(comfy: ComfyUI, file: Path, pack: Path) -> None:
     _script(comfy, "random_t5.py", file, pack / "config.json")
 
 
-def _script(comfy: ComfyUI, name: str, *files: Path) -> None:
-    command = [comfy.python, str(SCRIPTS / name), str(comfy.root), *map(str, files)]
+def core(comfy: ComfyUI, models: Path, pack: Path) -> None:
+    """Random FLUX.1, Wan2.1 and what they need beside the T5 of :func:`text_encoder`, all of core's own classes, and in
+    ``pack`` the custom node that gives these classes small sizes."""
+    pack.mkdir(parents=True)
+    shutil.copy(SCRIPTS / "tiny_core.py", pack / "__init__.py")
+    (pack / "config.json").write_text(json.dumps(CORE_SIZES), encoding="utf-8")
+    _script(comfy, "random_core.py", models, pack / "config.json")
+
+
+def _script(comfy: ComfyUI, name: str, *arguments: Path | int) -> None:
+    command = [comfy.python, str(SCRIPTS / name), str(comfy.root), *map(str, arguments)]
     subprocess.run(command, check=True, timeout=300, capture_output=True)
