@@ -12,7 +12,7 @@ from ..sparsedit_core.cache.plan import CachePlan
 from .cache_adapters import adapter_of
 from .files import stamp_of
 from .plan_view import BY_RULE, Subject, Widgets, plan_for, remember
-from .plans import PlanType, costs_of, latent_shape, plan_names, plan_of_name, plan_path, plan_words
+from .plans import Grids, PlanType, costs_of, latent_shape, plan_names, plan_of_name, plan_path, plan_words
 from .show import to_image, told_on
 
 
@@ -112,10 +112,11 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
     ) -> io.NodeOutput:
         with told_on(cls):
             adapter = adapter_of(model)
-            costs = costs_of(model, adapter, latent_shape(model, adapter, latent))
+            shape = latent_shape(model, adapter, latent)
+            costs, grids = costs_of(model, adapter, shape), Grids.of(model, shape)
             sampling = model.get_model_object("model_sampling")
-            subject = Subject(adapter.family, adapter.sublayers, costs, sampling, plan)
+            subject = Subject(adapter.family, adapter.sublayers, costs, sampling, plan, grids)
             found, note = plan_for(subject, Widgets(source, budget, steps, scheduler))
         picture = to_image(draw_plan(found, costs))
-        text = plan_words(found, costs) + note
+        text = plan_words(found, costs, grids) + note
         return io.NodeOutput(found, picture, text, ui={"sparsedit_plan": [remember(subject)]})

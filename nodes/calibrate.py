@@ -14,7 +14,7 @@ from ..sparsedit_core.cache.plan import CachePlan
 from .cache_adapters import CacheAdapter, adapter_of
 from .cache_run import CacheSettings
 from .info import model_name
-from .plans import PlanType, costs_of, latent_shape, plan_words
+from .plans import Grids, PlanType, costs_of, latent_shape, plan_words
 from .runs import take
 from .sampler import sampled, sampler_inputs
 from .schedule_patch import attach_cache, attached_to
@@ -115,7 +115,8 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
     ) -> io.NodeOutput:
         with told_on(cls):
             adapter = adapter_of(model)
-            costs = costs_of(model, adapter, latent_shape(model, adapter, latent_image), _text(positive))
+            shape = latent_shape(model, adapter, latent_image)
+            costs, grids = costs_of(model, adapter, shape, _text(positive)), Grids.of(model, shape)
         calibrator = Calibrator(adapter.family, adapter.sublayers)
         calibrator.pictures = len(latent_image["samples"])
         options = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "denoise": denoise}
@@ -138,7 +139,7 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
         with told_on(cls):
             plan = tried_plan(calibrator.calibration(), costs, budget, run, dense, choices=choices, trials=trials)
         picture = to_image(draw_plan(plan, costs))
-        text = plan_words(plan, costs) + _trials(plan)
+        text = plan_words(plan, costs, grids) + _trials(plan)
         show_text(text, cls)
         return io.NodeOutput(plan, picture, text, ui=ui.PreviewImage(picture, cls=cls))
 

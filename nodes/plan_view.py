@@ -26,9 +26,10 @@ from ..sparsedit_core.cache.rules import RULES, rule_plan
 from ..sparsedit_core.checkpoint import describe_checkpoint
 from .cache_adapters import OwnAdapter
 from .comfy_model import ModelConfig, model_type
+from .evaluations import sparse_grid
 from .files import checkpoint_path, file_stamp
 from .info import SparseDiTInfo
-from .plans import plan_of_name, plan_words
+from .plans import Grids, plan_of_name, plan_words
 from .sampling_time import model_timestep
 
 BY_RULE = {f"rule: {name}": name for name in RULES}
@@ -52,6 +53,7 @@ class Subject(NamedTuple):
     costs: Costs
     sampling: Any
     plan: CachePlan | None = None
+    grids: Grids | None = None
 
 
 _seen: OrderedDict[str, Subject] = OrderedDict()
@@ -102,7 +104,7 @@ def plan_view(data: dict[str, Any]) -> dict[str, Any]:
         plan, words = plan_of_name(widgets.source), "run the workflow once to see what it takes"
     else:
         plan, note = plan_for(subject, widgets)
-        words = plan_words(plan, subject.costs) + note
+        words = plan_words(plan, subject.costs, subject.grids) + note
     stream = bytes_io.BytesIO()
     draw_plan(plan, subject and subject.costs).save(stream, format="PNG")
     return {"picture": base64.b64encode(stream.getvalue()).decode("ascii"), "words": words}
@@ -129,8 +131,10 @@ def _described(name: str, _stamp: str, shape: tuple[int, int] | None) -> Subject
     adapter = OwnAdapter(info.config)
     height, width = shape or info.config.input_size
     sampling = comfy.model_base.model_sampling(ModelConfig(info), model_type(info))
-    costs = adapter.costs((1, info.config.in_channels, height, width), None)
-    return Subject(adapter.family, adapter.sublayers, costs, sampling)
+    sparse = sparse_grid(info.config, info.schedule, 0.0, adapter.grid((height, width)))
+    costs = adapter.costs((1, info.config.in_channels, height, width), None, sparse)
+    grids = Grids(info.config, adapter.grid((height, width)), info.schedule) if info.layout else None
+    return Subject(adapter.family, adapter.sublayers, costs, sampling, None, grids)
 
 
 def _widgets(values: Any) -> Widgets:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from comfy_api.latest import io
 from ..sparsedit_core.bundled import bundled_plans
 from ..sparsedit_core.cache.costs import Costs
 from ..sparsedit_core.cache.plan import CachePlan, read_plan
+from ..sparsedit_core.cache.scheduled import scheduled_macs
+from ..sparsedit_core.config import BackboneConfig
+from ..sparsedit_core.schedule import PruningSchedule
 from ..sparsedit_core.tokens import Grid
 from ..sparsedit_core.units import macs_text
 from .cache_adapters import CacheAdapter
@@ -81,7 +85,34 @@ def costs_of(model: Any, adapter: CacheAdapter, shape: tuple[int, ...], text: in
     return adapter.costs(shape, text, sparse)
 
 
-def plan_words(plan: CachePlan, costs: Costs) -> str:
-    """What a plan takes, for a line on a node."""
-    share = plan.share(costs.macs, costs.outside)
-    return f"{100 * share:.1f} % of dense MACs, {macs_text(plan.macs(costs.macs, costs.outside))} a picture"
+def plan_words(plan: CachePlan, costs: Costs, grids: Grids | None = None) -> str:
+    """What a plan takes, for a line on a node; ``grids`` of a sparse model, whose changes of grid count."""
+    if grids is None:
+        share, macs = plan.share(costs.macs, costs.outside), plan.macs(costs.macs, costs.outside)
+        return f"{100 * share:.1f} % of dense MACs, {macs_text(macs)} a picture"
+    found = scheduled_macs(plan, grids.config, grids.dense, [grids.at(time) for time in plan.times])
+    words = f"{100 * found.share:.1f} % of dense MACs (the sparse model alone {100 * found.sparse_share:.1f} %)"
+    return f"{words}, {macs_text(found.macs)} a picture; {found.forced} entries made full by changes of the grid"
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The token grids of a sparse model: dense, and sparse at a diffusion time."""
+
+    config: BackboneConfig
+    dense: Grid
+    schedule: PruningSchedule | None
+
+    @classmethod
+    def of(cls, model: Any, shape: tuple[int, ...]) -> Grids | None:
+        """Those of a MODEL of this pack for latents of ``shape``; ``None`` of a dense one or another maker's."""
+        info = getattr(model.model, "sparsedit", None)
+        if not isinstance(info, SparseDiTInfo) or info.layout is None:
+            return None
+        return cls(info.config, dense_grid(info.config, shape), attached_schedule(model))
+
+    def at(self, time: float) -> Grid:
+        """The sparse grid."""
+        found = sparse_grid(self.config, self.schedule, time, self.dense)
+        assert found is not None
+        return found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_models import LAYOUT, Cli, save_pixels
+from cli_models import LAYOUT, SCHEDULE, Cli, save_pixels
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from sparsedit_core.cache.calibrated import (
 )
 from sparsedit_core.cache.costs import Costs, sublayer_costs, sublayer_names
 from sparsedit_core.cache.plan import FULL, CachePlan, read_plan
+from sparsedit_core.cache.scheduled import scheduled_macs
 from sparsedit_core.sampling import SampleOptions, evaluation_times, initial_noise, sample
 
 
@@ -197,3 +198,8 @@ def test_a_sparse_model_follows_plans_too(tmp_path: Path) -> None:
     for before, evaluation in zip(samples.evaluations, samples.evaluations[1:], strict=False):
         assert evaluation.recomputed is not None
         assert (evaluation.recomputed > 0) == (before.sparse != evaluation.sparse), "a new grid is recomputed"
+    told = scheduled_macs(plan, loaded.config, (8, 8), [SCHEDULE.grid(time, (8, 8)) for time in plan.times])
+    assert told.macs == samples.macs, "what was announced is what ran"
+    assert told.dense_macs == sum(evaluation.dense_macs for evaluation in samples.evaluations) // 2
+    changes = sum(a.sparse != b.sparse for a, b in zip(samples.evaluations, samples.evaluations[1:], strict=False))
+    assert told.forced > 0 and told.forced % changes == 0  # noqa: PT018

@@ -31,7 +31,7 @@ class PlanView {
       return made;
     };
     this.element = make("div", "plan", "display:flex;flex-direction:column;gap:4px;width:100%;height:100%;overflow:hidden;padding:2px");
-    this.picture = make("img", "plan-picture", "flex:1 1 0;min-height:0;width:100%;object-fit:contain;border-radius:6px");
+    this.picture = make("img", "plan-picture", "flex:1 1 0;min-height:0;width:100%;object-fit:contain;object-position:top;border-radius:6px");
     this.words = make("div", "plan-words", "font:12px sans-serif;color:var(--input-text);line-height:1.35");
     this.words.setAttribute("role", "status");
     this.picture.hidden = true;

@@ -86,6 +86,14 @@ def sublayer_tokens(config: BackboneConfig, dense: Grid, sparse: Grid | None = N
     return tokens
 
 
+def sublayer_grids(config: BackboneConfig, dense: Grid, sparse: Grid) -> dict[str, Grid]:
+    """The grid of every sub-layer's tokens: the dense or the sparse one."""
+    blocks, every = _blocks(config, dense, sparse), dense[0] * dense[1]
+    return {
+        name: dense if blocks[int(name.split(".")[0])][1] == every else sparse for name in sublayer_names(config)
+    }
+
+
 def cache_bytes(
     config: BackboneConfig,
     dense: Grid,

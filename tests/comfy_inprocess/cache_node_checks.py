@@ -128,6 +128,9 @@ def check_schedule_and_cache_are_independent_of_their_order() -> None:
     assert torch.equal(sample(first), sample(second))
     grids = {evaluation.sparse for evaluation in records(second)[-1].evaluations}
     assert len(grids) > 1
+    words = outputs("SparseDiTCachePlan", model=second, **PLAN)[2]
+    share = 100 * records(second)[-1].ratio
+    assert f"{share:.1f} % of dense MACs (the sparse model alone" in words, "changes of grid are counted beforehand"
     off = run("SparseDiTTokenCache", model=second, **CACHE)
     alone = run("SparseDiTApplySchedule", model=model, schedule=pruning)
     assert torch.equal(sample(off), sample(alone)), "a cache taken off again"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from comfy_pack import pack
+from lora_checks import everywhere, lora, with_lora
 from sampling import cancelled, sample
 from scheduled import apply, load, load_dense, records, schedule
 
@@ -129,3 +130,38 @@ def check_percents_limit_where_it_acts() -> None:
     for number, evaluation in enumerate(records(patched)[-1].evaluations):
         inside = 0.3 <= evaluation.time <= 0.8 and number > 0
         assert evaluation.recomputed == (0.0 if inside else 1.0), evaluation
+
+
+def check_lora_acts_under_the_cache() -> None:
+    model = load_dense()
+    wanted = plan(model, 0, 2, 1)
+    changed = with_lora(model, lora(everywhere()))
+    assert not torch.allclose(sample(cached(changed, wanted)), sample(cached(model, wanted)), rtol=1e-3, atol=1e-3)
+    full = plan(model, FULL, FULL, FULL)
+    assert torch.equal(sample(cached(changed, full)), sample(changed))
+
+
+def check_lowvram_equals_full() -> None:
+    import comfy.model_management as mm
+
+    model = with_lora(load_dense(), lora(everywhere()))
+    wanted, cache = plan(model, 2), pack("sparsedit_core.cache.runtime").TokenCache
+    x, t, y = torch.randn(2, 4, 16, 16), torch.tensor([650.0, 650.0]), torch.tensor([2, 7])
+
+    def twice() -> torch.Tensor:
+        run, inner = cache(wanted), model.model.diffusion_model
+        with torch.no_grad():
+            for time in wanted.times:
+                out = inner(x + time, t, transformer_options={}, y=y, cache=run.evaluation(time))
+        return out.float()
+
+    mm.load_models_gpu([model], force_full_load=True)
+    expected = twice()
+    mm.unload_all_models()
+    model.patch_model(torch.device("cpu"), lowvram_model_memory=64)
+    try:
+        assert model.lowvram_patch_counter() > 0
+        found = twice()
+    finally:
+        model.unpatch_model(torch.device("cpu"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
