@@ -1,7 +1,8 @@
-"""The pictures of the help pages, made by the nodes themselves: ``python .ci/help_pictures.py`` writes ``web/images``.
+"""The pictures of the help pages, made by the nodes themselves: ``python .ci/help_pictures.py [NAME ...]``.
 
-Runs the bundled models through the pack in the first ComfyUI that is found, on the CPU, in a minute. Run it where the
-package is installed, or with ``PYTHONPATH=.``. The seconds in the pictures are those of the machine that made them.
+Runs the bundled models through the pack in the first ComfyUI that is found, on the CPU, in two minutes, and writes
+``web/images/help_NAME.png``, all of them or those named. Run it where the package is installed, or with
+``PYTHONPATH=.``. The seconds in the pictures are those of the machine that made them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ SCHEDULE = {
 SAMPLER = {"seed": 1, "steps": 20, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
 # by the number of the node that makes it: the picture's file, and which of the node's outputs it is
 PICTURES = {"schedule": ("schedule", 1), "report": ("report", 2), "compare": ("compare", 4),
-            "map": ("token_map", 0), "grid": ("schedule_grid", 0)}  # fmt: skip
+            "map": ("token_map", 0), "grid": ("schedule_grid", 0), "plan": ("cache_plan", 1)}  # fmt: skip
 
 
 def workflow() -> dict[str, Any]:
-    """One graph with every node that draws: dense and sparse from the same noise, and a sheet of schedules."""
+    """One graph with every node that draws: dense and sparse from the same noise, a sheet of schedules, a plan."""
 
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
@@ -75,14 +76,25 @@ def workflow() -> dict[str, Any]:
             schedule=["schedule", 0], **SAMPLER, x_values="0.61:0.44, 0.86:0.61, 0.96:0.90",
             y_axis="end_percent", y_values="0.6, 0.8, 1",
         ),
+        "calibrated": node(
+            "SparseDiTCalibrate", model=["dense", 0], **guided, latent_image=["noise", 0], **SAMPLER, budget=0.5,
+            trials=4, selector="age", partly=False,
+        ),
+        "plan": node(
+            "SparseDiTCachePlan", model=["dense", 0], plan=["calibrated", 0], latent=["noise", 0],
+            source="rule: uniform", budget=0.5, steps=SAMPLER["steps"], scheduler=SAMPLER["scheduler"],
+        ),
     }  # fmt: skip
     for maker, (name, output) in PICTURES.items():
         graph[f"save {name}"] = node("SaveImage", images=[maker, output], filename_prefix=name)
     return graph
 
 
-def main() -> None:
-    """Write every picture; exits where one is too large."""
+def main(*wanted: str) -> None:
+    """Write the pictures of these names, without one all; exits where one is too large."""
+    names = {name for name, _output in PICTURES.values()}
+    if unknown := set(wanted) - names:
+        sys.exit(f"no pictures are named {', '.join(sorted(unknown))}; choose of {', '.join(sorted(names))}")
     comfys = find_comfyui()
     if not comfys:
         sys.exit("no ComfyUI found to run the nodes in; set COMFYUI_PATH to a checkout")
@@ -93,7 +105,7 @@ def main() -> None:
         with Server(comfys[0], base) as server:
             for prompt in prompts:
                 outputs = server.queue(prompt)["outputs"]
-        for name, _output in PICTURES.values():
+        for name in sorted(wanted or names):
             (made,) = outputs[f"save {name}"]["images"]
             write(base / "output" / made["subfolder"] / made["filename"], ROOT / "web" / "images" / f"help_{name}.png")
 
@@ -115,4 +127,4 @@ def write(made: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
