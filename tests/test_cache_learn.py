@@ -26,7 +26,7 @@ from sparsedit_core.cache.learn_optim import TableAdam
 from sparsedit_core.cache.learn_options import Iteration, LearnOptions
 from sparsedit_core.cache.learn_start import calibrated_start
 from sparsedit_core.cache.learn_table import CostTable, levels_for
-from sparsedit_core.cache.plan import FULL, LEVELS, CachePlan, read_plan
+from sparsedit_core.cache.plan import FULL, LEVELS, NONE, CachePlan, read_plan
 from sparsedit_core.checkpoint import Loaded
 from sparsedit_core.sampling import SampleOptions, initial_noise, sample
 
@@ -273,3 +273,24 @@ def test_rates_fall_to_the_last_iteration_of_a_stage(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sparsedit_core.cache.learn.TableAdam", Watched)
     learn(FLOW, LABELS, ScalesDistance(), options(full_steps=1, first=2, second=2, every=9))
     assert rates == [[1.0, 0.01], [0.5, 0.005], [0.1], [0.05]]
+
+
+def test_without_a_better_plan_the_second_stage_goes_back_and_halves_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    before: list[Tensor] = []
+
+    class Worse(TableAdam):
+        """Takes away one sub-layer after the other."""
+
+        def step(self, closure: None = None) -> None:
+            (group,) = self.param_groups
+            (table,) = group["params"]
+            rates.append(group["lr"])
+            before.append(table.detach().clone())
+            with torch.no_grad():
+                table[:, : len(rates), NONE] -= 100
+
+    monkeypatch.setattr("sparsedit_core.cache.learn.TableAdam", Worse)
+    learn(FLOW, LABELS, ScalesDistance(), options(first=0, second=5, every=1, patience=2, decay=False))
+    assert rates == [0.1, 0.1, 0.05, 0.05, 0.025]
+    assert all(torch.equal(before[0], before[number]) for number in (2, 4))

@@ -99,6 +99,8 @@ class _Run:
         self.rows: list[Iteration] = []
         self.teacher: dict[int, Tensor] = {}
         self.best: tuple[float, float, CachePlan, Iteration] | None = None
+        self.best_table: Tensor | None = None  # of the second stage
+        self.stale = 0  # comparisons since the best
         self.seen: dict[str, tuple[float, float]] = {}
         self.held_noise, self.held_conditions = self._pictures(range(options.held), 2000 + options.seed)
         self.held_dense = self._sampled(self.held_noise, self.held_conditions, None)
@@ -113,11 +115,16 @@ class _Run:
             rates = [(self.table.layers, options.layer_rate if stage == 1 else options.second_rate)]
             rates += [(self.table.steps, options.step_rate)] if stage == 1 and self.full_steps else []
             make = TableAdam if options.optimizer == "table" else torch.optim.Adam
-            optimizer = make([{"params": [each], "lr": rate} for each, rate in rates])
+            groups = [{"params": [each], "lr": rate} for each, rate in rates]
+            optimizer, share, self.stale = make(groups), 1.0, 0
             for number in range(1, count + 1):
                 began = time.perf_counter()
+                if stage == 2 and 0 < options.patience <= self.stale and self.best_table is not None:
+                    with torch.no_grad():
+                        self.table.layers.copy_(self.best_table)
+                    optimizer, share, self.stale = make(groups), share / 2, 0
                 for group, (_, rate) in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * (1 - (number - 1) / count) if options.decay else rate
+                    group["lr"] = share * rate * (1 - (number - 1) / count if options.decay else 1.0)
                 loss = self._iteration(optimizer, len(self.rows) - 1)
                 now = self.table.choose()
                 changed = sum(a != b for x, y in zip(now.levels, before.levels, strict=True)
@@ -176,8 +183,11 @@ class _Run:
         row = Iteration(stage, number, loss, plan.share(self.costs.macs, self.costs.outside), changed,
                         found and found[0], found and found[1], best, seconds)
         self.rows.append(row)
+        self.stale += found is not None
         if best and found is not None:
             self.best = *found, plan, row
+            self.stale = 0
+            self.best_table = None if self.table.full_steps else self.table.layers.detach().clone()
             if self.save is not None:
                 self.save(self.finished())
         if self.progress is not None:

@@ -25,6 +25,8 @@ class LearnOptions:
                       budget pays for
     ``batch``         pictures of an iteration; ``pictures`` that training draws from in turn, each sampled densely once
     ``held``          pictures that plans are compared on, every ``every`` iterations
+    ``patience``      comparisons without a better plan after which the second stage goes back to the best table, with
+                      half the rate; 0 never
     ``tau``           temperature of the softmax over levels; ``delta`` of the merge; ``margin`` of a start
     ``step_rate``, ``layer_rate``, ``second_rate``  learning rates of the step table, of the layer table in the first
                       stage, and of the one table in the second: the paper's. ``decay``: they fall to 0 over a stage
@@ -46,6 +48,7 @@ class LearnOptions:
     pictures: int = 256
     held: int = 16
     every: int = 10
+    patience: int = 3
     tau: float = 1.0
     delta: float = 10.0
     margin: float = 0.5
@@ -61,7 +64,7 @@ class LearnOptions:
 
     def __post_init__(self) -> None:
         counts = (self.steps - 1, self.batch, self.pictures, self.held, self.every)
-        if min(counts) < 1 or min(self.first or 0, self.second, self.full_steps or 0) < 0:
+        if min(counts) < 1 or min(self.first or 0, self.second, self.full_steps or 0, self.patience) < 0:
             raise ValueError(f"{self}: steps is 2 or more, batch, pictures, held and every 1 or more, the others 0")
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"the optimizer is {self.optimizer!r}; choose one of {', '.join(get_args(Optimizer))}")

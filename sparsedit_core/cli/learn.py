@@ -48,6 +48,7 @@ HELP = {
     "pictures": "different pictures to learn from",
     "held": "pictures that the plans are compared on, from other noise",
     "every": "iterations between two comparisons",
+    "patience": "comparisons without a better plan after which the second stage goes back, with half the rate; 0 never",
     "tau": "temperature of the softmax over levels",
     "delta": "what full steps are preferred by when the stages are merged",
     "margin": "what a change of the start has to gain before it is made",
