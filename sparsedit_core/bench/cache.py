@@ -19,7 +19,7 @@ from torch import Tensor
 from ..cache.calibrate import Calibrator
 from ..cache.calibrated import tried_plan
 from ..cache.costs import Costs
-from ..cache.plan import CachePlan
+from ..cache.plan import FULL, CachePlan
 from ..cache.rules import RULES, rule_plan
 from ..checkpoint import Loaded
 from ..conditions import Conditions
@@ -32,6 +32,8 @@ from .first_block import FirstBlockCache, threshold_for
 DENSE, FEWER, CALIBRATED, LEARNED, FIRST_BLOCK = "dense", "fewer steps", "calibrated", "learned", "first-block cache"
 HIGHEST = 4.0
 """Highest threshold of the first-block cache that is tried."""
+FEW = 4
+"""Pictures that thresholds of step caches are found on."""
 Progress = Callable[[str], object]
 
 
@@ -164,16 +166,20 @@ def _first_block(
     loaded: Loaded, costs: Costs, steps: int, budgets: Sequence[float], tuning: Part, progress: Progress
 ) -> list[Way]:
     found: dict[float, Way] = {}
-    dense = steps * costs.dense
+    dense, few = steps * costs.dense, Part(tuning.noise[:FEW], tuning.conditions[:FEW])
+    first = costs.sublayers[0].rpartition(".")[0]
+    later = sum(
+        macs[FULL] for name, macs in zip(costs.sublayers, costs.macs, strict=True) if name.rpartition(".")[0] != first
+    )
 
     @cache
     def share(threshold: float) -> float:
         progress(f"{steps} steps, {FIRST_BLOCK}")
         way = Way(FIRST_BLOCK, "", steps, threshold)
-        return drawn(loaded, way, tuning, costs.sublayers).macs / dense
+        return drawn(loaded, way, few, costs.sublayers).macs / dense
 
     for budget in budgets:
-        threshold, reached = threshold_for(share, budget, HIGHEST)
+        threshold, reached = threshold_for(share, budget, HIGHEST, later / dense)
         # of budgets between the same two numbers of evaluations one is enough
         found.setdefault(reached, Way(FIRST_BLOCK, f"below {threshold:.3g}", steps, threshold, budget))
     return list(found.values())

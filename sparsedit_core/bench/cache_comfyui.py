@@ -21,7 +21,7 @@ from torch import Tensor
 from ..conditions import Captions
 from ..metrics import psnr
 from ..train.evaluation import Jury, PictureSet
-from .cache import DENSE, Part, Progress, Row, Tally, Way
+from .cache import DENSE, FEW, Part, Progress, Row, Tally, Way
 from .cache_worker import PROGRESS
 from .comfyui import own_pythons
 
@@ -69,7 +69,8 @@ def core_runs(
             "steps": list(every), "budgets": list(budgets), "parts": len(parts),
         }  # fmt: skip
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        named = {"tuning": tuning} | {str(number): part for number, part in enumerate(parts)}
+        named = {"tuning": Part(tuning.noise[:FEW], tuning.conditions[:FEW])}
+        named |= {str(number): part for number, part in enumerate(parts)}
         save_file({key: value for each, part in named.items() for key, value in _tensors(each, part).items()},
                   folder / "tensors.safetensors")  # fmt: skip
         _run(root, folder, progress)

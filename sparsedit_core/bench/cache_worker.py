@@ -119,7 +119,7 @@ class Bench:
         find = part_of("sparsedit_core.bench.first_block").threshold_for
         found: dict[float, tuple[float, float]] = {}
         for budget in budgets:
-            threshold, reached = find(share, budget, HIGHEST)
+            threshold, reached = find(share, budget, HIGHEST, 1 / steps)
             found.setdefault(reached, (threshold, budget))
         return list(found.values())
 

@@ -97,20 +97,23 @@ class FirstBlockVisit(Visit):
             self._kept.first = added
 
 
-def threshold_for(share: Callable[[float], float], budget: float, highest: float) -> tuple[float, float]:
-    """The lowest threshold up to ``highest`` at which a step cache computes at most ``budget``, and the share it does.
+def threshold_for(
+    share: Callable[[float], float], budget: float, highest: float, evaluation: float
+) -> tuple[float, float]:
+    """A threshold up to ``highest`` at which a step cache computes as much as ``budget`` allows, and the share it does.
 
     ``share`` runs the cache at a threshold and tells the share of the dense MACs; it falls as the threshold grows, in
-    steps of whole evaluations. Where even ``highest`` computes more than the budget, that is the answer: what the
-    cache saves at most. Thresholds are looked for by their logarithm, down to a :data:`SPAN`-th of the highest.
+    steps of one ``evaluation``, so one within less than that below the budget is as good as any. Where none is found,
+    it is the lowest within the budget; where even ``highest`` computes more, that is the answer: what the cache saves
+    at most. Thresholds are looked for by their logarithm, down to a :data:`SPAN`-th of the highest.
     """
     low, high, best = highest / SPAN, highest, share(highest)
-    if best > budget:
-        return highest, best
     for _ in range(ROUNDS):
+        if best > budget - evaluation + 1e-9:
+            break
         middle = math.sqrt(low * high)
         found = share(middle)
-        if found <= budget:
+        if found <= budget + 1e-9:
             high, best = middle, found
         else:
             low = middle

@@ -1,4 +1,4 @@
-"""Small random FLUX.1 and Wan2.1 files, as core's loaders take them: ``python random_core.py COMFYUI_ROOT MODELS CONFIG``.
+"""Small random FLUX.1 and Wan2.1 files for core's loaders: ``python random_core.py COMFYUI_ROOT MODELS CONFIG``.
 
 All are of core's own classes, with the sizes of CONFIG, under the names that the workflow templates load. FLUX's T5 is
 :mod:`random_t5`'s.
@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WORDS = "a bird and two ships on the quick brown water under six jolly foxes".split()
+WORDS = (
+    "a", "bird", "and", "two", "ships", "on", "the", "quick", "brown", "water", "under", "six", "jolly", "foxes",
+)  # fmt: skip
 MARKER = "encoder.block.23.layer.1.DenseReluDense.wi_1.weight"  # what CLIPLoader knows UMT5-XXL by, unused otherwise
 
 
@@ -55,7 +57,8 @@ def wan() -> Any:
     """Two blocks with one head."""
     from comfy.ldm.wan.model import WanModel
 
-    return randomized(WanModel, model_type="t2v", in_dim=16, out_dim=16, dim=128, ffn_dim=256, num_heads=1, num_layers=2)
+    sizes = {"in_dim": 16, "out_dim": 16, "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2}
+    return randomized(WanModel, model_type="t2v", **sizes)
 
 
 def vae(sizes: dict[str, Any]) -> Any:
