@@ -107,9 +107,10 @@ class Panel:
 
 
 def _range(values: Sequence[float], step: float, least: float) -> tuple[float, float]:
-    """Multiples of ``step`` around the values, at least ``least`` apart."""
-    low = math.floor(min(values) / step - 0.2) * step
-    return low, max(math.ceil(max(values) / step + 0.2) * step, low + least)
+    """Multiples of ``step`` around the values with some room beside them, at least ``least`` apart."""
+    room = 0.05 * (max(values) - min(values)) + 0.2 * step
+    low = math.floor((min(values) - room) / step) * step
+    return low, max(math.ceil((max(values) + room) / step) * step, low + least)
 
 
 def _legend(canvas: Canvas, methods: Sequence[str]) -> None:
