@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..sparsedit_core.cache.calibrate import Calibrator
 from ..sparsedit_core.cache.calibrated import WEIGHTINGS, Choices, tried_plan
 from ..sparsedit_core.cache.draw import draw_plan
-from ..sparsedit_core.cache.plan import CachePlan
+from ..sparsedit_core.cache.plan import FULL, CachePlan, check_plan
 from .cache_adapters import CacheAdapter, adapter_of
 from .cache_run import CacheSettings
 from .info import model_name
@@ -115,6 +115,10 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
     ) -> io.NodeOutput:
         with told_on(cls):
             adapter = adapter_of(model)
+            if steps < 2:
+                raise ValueError(f"steps is {steps}; give at least 2, so that outputs can be compared")
+            first = (1.0,), adapter.sublayers, ((FULL,) * len(adapter.sublayers),)
+            check_plan(CachePlan(adapter.family, *first, selector=selector), adapter.family, adapter.sublayers)
             shape = latent_shape(model, adapter, latent_image)
             costs, grids = costs_of(model, adapter, shape, _text(positive)), Grids.of(model, shape)
         calibrator = Calibrator(adapter.family, adapter.sublayers)

@@ -167,3 +167,14 @@ def check_the_live_picture_is_the_nodes_own() -> None:
         except ValueError:
             continue
         raise AssertionError(wrong)
+
+
+def check_what_cannot_be_calibrated_is_told_before_sampling() -> None:
+    told = []
+    for wrong in ({"selector": "entropy"}, {"steps": 1}):
+        try:
+            calibrated(load_dense(), **wrong)
+        except ValueError as error:
+            told.append(str(error))
+    assert "reads none" in told[0]
+    assert "at least 2" in told[1]
