@@ -10,6 +10,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { addPicture, Asking, follow, marked } from "./asking.js";
 import { draw } from "./schedule_draw.js";
 import { modelOf } from "./schedule_model.js";
 import { PointEditor, readPoints, writePoints } from "./schedule_points.js";
@@ -18,7 +19,6 @@ import { loadWords, say, told } from "./schedule_words.js";
 
 const NODE = "SparseDiTPruningSchedule";
 const WATCH = 100; // ms between two looks at the widgets: loading and undo call no callbacks
-const RETRY = 2000;
 const HEIGHT = 330;
 const WIDTH = 420;
 const WARNING = "color-mix(in srgb, #e0a030 65%, var(--input-text))"; // legible on light and dark
@@ -31,9 +31,6 @@ class Editor {
   constructor(node) {
     this.node = node;
     this.view = null;
-    this.asked = "";
-    this.asking = false;
-    this.retryAt = 0;
     this.build();
     this.presets = new Presets(node, () => this.values(), (values) => {
       this.write(values);
@@ -57,26 +54,28 @@ class Editor {
     this.canvas.addEventListener("pointerleave", () => this.pointAt(null));
     this.observer = new ResizeObserver(() => this.redraw());
     this.observer.observe(this.canvas);
-    this.timer = setInterval(() => this.watch(), WATCH);
-    this.ran = () => (this.asked = ""); // a finished run may have measured what is shown
+    this.asking = new Asking(node, "/sparsedit/schedule", WATCH, {
+      request: () => this.request(),
+      answered: (data, body) => this.show(data, JSON.parse(body).values.preset),
+      refused: (sentence) => {
+        this.cost.textContent = ""; // figures beside other sliders would be wrong ones
+        this.tell("error", sentence);
+      },
+      away: () => this.tell("away", say("away")),
+    });
+    this.ran = () => this.asking.again(); // a finished run may have measured what is shown
     api.addEventListener("execution_success", this.ran);
     for (const name of RATES) this.leaveRowWith(name);
   }
 
   build() {
-    const make = (tag, name, style) => {
-      const made = document.createElement(tag);
-      made.dataset.sparsedit = name;
-      made.style.cssText = style;
-      return made;
-    };
-    this.element = make(
+    this.element = marked(
       "div", "editor", "display:flex;flex-direction:column;gap:4px;width:100%;height:100%;overflow:hidden;padding:2px"
     );
-    this.canvas = make("canvas", "canvas", "flex:1 1 0;min-height:170px;width:100%;border-radius:6px;outline-offset:-2px");
+    this.canvas = marked("canvas", "canvas", "flex:1 1 0;min-height:170px;width:100%;border-radius:6px;outline-offset:-2px");
     this.canvas.style.background = "var(--comfy-input-bg)";
-    this.cost = make("div", "cost", "font:12px sans-serif;color:var(--input-text);line-height:1.35;white-space:pre-line");
-    this.message = make("div", "message", "font:12px sans-serif;line-height:1.35;white-space:pre-line");
+    this.cost = marked("div", "cost", "font:12px sans-serif;color:var(--input-text);line-height:1.35;white-space:pre-line");
+    this.message = marked("div", "message", "font:12px sans-serif;line-height:1.35;white-space:pre-line");
     this.message.setAttribute("role", "status");
     this.element.append(this.canvas, this.cost, this.message);
   }
@@ -101,47 +100,19 @@ class Editor {
     this.writing = false;
     app.graph?.setDirtyCanvas(true, true);
     this.redraw();
-    this.watch();
+    this.asking.look();
   }
 
   request() {
+    this.presets.chosen(this.value("preset"));
     const values = this.values();
     const { preview_steps, preview_tokens } = values;
     return JSON.stringify({ values, preview_steps, preview_tokens, ...modelOf(this.node) });
   }
 
-  watch() {
-    if (!this.node.graph || document.hidden) return;
-    this.presets.chosen(this.value("preset"));
-    const body = this.request();
-    if (this.asking || body === this.asked || performance.now() < this.retryAt) return;
-    this.asking = true;
-    this.ask(body).finally(() => (this.asking = false));
-  }
-
-  async ask(body) {
-    let answer;
-    let data;
-    try {
-      answer = await api.fetchApi("/sparsedit/schedule", {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body,
-      });
-      data = await answer.json();
-    } catch {
-      this.retryAt = performance.now() + RETRY;
-      this.tell("away", say("away"));
-      return;
-    }
-    this.asked = body;
-    if (!answer.ok) {
-      this.cost.textContent = ""; // figures beside other sliders would be wrong ones
-      this.tell("error", data.error);
-      return;
-    }
+  show(data, preset) {
     this.view = data;
-    this.showPaperRow(JSON.parse(body).values.preset);
+    this.showPaperRow(preset);
     this.tell("ready", [data.model_error, told(data.warning)].filter(Boolean).join("\n"));
     const counted = [told(data.summary), told(data.cost)].filter(Boolean).join("; ");
     this.cost.textContent = [counted, told(data.measured)].filter(Boolean).join("\n"); // what was timed on its own line
@@ -220,7 +191,7 @@ class Editor {
   }
 
   close() {
-    clearInterval(this.timer);
+    this.asking.close();
     api.removeEventListener("execution_success", this.ran);
     this.observer.disconnect();
     this.presets.close();
@@ -233,17 +204,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const editor = new Editor(node);
-    const widget = node.addDOMWidget("editor", "sparsedit_editor", editor.element, {
-      serialize: false,
-      hideOnZoom: false,
-      getMinHeight: () => HEIGHT,
-    });
-    widget.serialize = false; // keeps it out of widgets_values
-    node.setSize([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
-    const removed = node.onRemoved;
-    node.onRemoved = function (...args) {
-      editor.close();
-      removed?.apply(this, args);
-    };
+    addPicture(node, "editor", "sparsedit_editor", editor.element, HEIGHT, WIDTH);
+    follow(node, "onRemoved", () => editor.close());
   },
 });
