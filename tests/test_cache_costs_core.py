@@ -12,11 +12,7 @@ from sparsedit_core.cache.costs import Costs
 from sparsedit_core.cache.costs_flux import FluxShape, flux_bytes, flux_costs
 from sparsedit_core.cache.costs_wan import WanShape, wan_bytes, wan_costs
 from sparsedit_core.cache.plan import FULL, LEVELS, NONE, rows_at
-
-DEV = FluxShape(3072, 12288, 19, 38, 64, 64, 4096, 768, True)
-"""FLUX.1-dev."""
-WAN = WanShape(1536, 8960, 30, 64, 64, 4096)
-"""Wan2.1-1.3B."""
+from sparsedit_core.cache.solver_speed import FLUX_DEV, WAN_1B
 
 numbers = st.integers(1, 40)
 flux_shapes = st.builds(
@@ -81,7 +77,7 @@ def test_a_block_of_flux_by_hand() -> None:
 @pytest.mark.parametrize(("rows", "itemsize"), [(1, 2), (4, 4)])
 def test_memory(rows: int, itemsize: int) -> None:
     """FLUX keeps the text with the attention that makes it; Wan keeps its tokens alone."""
-    found = flux_bytes(DEV, (64, 64), 512, rows, itemsize, ["double.0.self", "double.0.mlp", "single.7.block"])
+    found = flux_bytes(FLUX_DEV, (64, 64), 512, rows, itemsize, ["double.0.self", "double.0.mlp", "single.7.block"])
     one = 3072 * rows * itemsize
     assert found == {"double.0.self": 4608 * one, "double.0.mlp": 4096 * one, "single.7.block": 4608 * one}
-    assert wan_bytes(WAN, 9 * 30 * 52, rows, itemsize, ["3.cross"]) == {"3.cross": 14040 * 1536 * rows * itemsize}
+    assert wan_bytes(WAN_1B, 9 * 30 * 52, rows, itemsize, ["3.cross"]) == {"3.cross": 14040 * 1536 * rows * itemsize}

@@ -1,4 +1,4 @@
-"""How long the solvers take for a model and a number of steps, and how close they come, on random harm."""
+"""How long the solvers take for models of real size, and how close they come, on random harm."""
 
 from __future__ import annotations
 
@@ -9,8 +9,35 @@ import numpy as np
 
 from .aged import solve_aged
 from .costs import Costs
+from .costs_flux import FluxShape, flux_costs
+from .costs_wan import WanShape, wan_costs
 from .plan import LEVELS
 from .solver import solve_plan
+
+FLUX_DEV = FluxShape(3072, 12288, 19, 38, 64, 64, 4096, 768, True)
+"""FLUX.1-dev; schnell is the same without the embedded guidance."""
+WAN_1B, WAN_14B = WanShape(1536, 8960, 30, 64, 64, 4096), WanShape(5120, 13824, 40, 64, 64, 4096)
+"""Wan2.1 from text, of 1.3 and of 14 billion weights."""
+
+
+@dataclass(frozen=True)
+class RealCase:
+    """A model at a size that people use, its steps, and the costs of one evaluation."""
+
+    name: str
+    steps: int
+    costs: Costs
+
+
+def real_cases() -> list[RealCase]:
+    """FLUX at 1024 px, Wan at 832 x 480 and 33 or 81 frames."""
+    flux = flux_costs(FLUX_DEV, (64, 64), 512)
+    return [
+        RealCase("FLUX-schnell 1024 px", 4, flux),
+        RealCase("FLUX-dev 1024 px", 20, flux),
+        RealCase("Wan2.1-1.3B 480p, 33 frames", 30, wan_costs(WAN_1B, 9 * 30 * 52)),
+        RealCase("Wan2.1-14B 480p, 81 frames", 50, wan_costs(WAN_14B, 21 * 30 * 52)),
+    ]
 
 
 @dataclass(frozen=True)

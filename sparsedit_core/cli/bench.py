@@ -28,7 +28,7 @@ from ..convert import default_layout
 from ..cost import MODELS
 from ..layout import SegmentLayout
 from ..schedule import PRESETS, PruningSchedule
-from . import bench_cache, bench_training, options
+from . import bench_cache, bench_cache_real, bench_training, options
 from .bench_text import caption, operations_json, profile_text, report_text
 from .cost import LAYOUTS_HELP
 from .files import check_ending, to_json, versions, write_json
@@ -96,6 +96,9 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--steps {' '.join(map(str, args.steps))}: several are about --cache; give one number")
     if args.out is not None:
         check_ending(args.out, ".json")
+    if args.cache_real:
+        bench_cache_real.run_real(args)
+        return
     options.set_threads(args)
     if args.training:
         run_training(args)
