@@ -32,7 +32,7 @@ def draw_run(
     canvas = Canvas(*size)
     canvas.fitted((22, 12), run.source, size[0] - 44, 24)
     layout = f"SparseDiT, layout {run.layout}" if run.layout else "dense model"
-    cache = f"; {run.cache.line(run.recomputed)}" if run.cache else ""
+    cache = f"; {run.cache.words}" if run.cache else ""
     canvas.fitted((22, 44), layout + cache, size[0] - 44, WORDS, SOFT)
     _figures(canvas, run, against)
     if not run.evaluations:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from .cache.costs import sublayer_costs
-from .cache.runtime import Visit
+from .cache.visit import Visit
 from .config import BackboneConfig
 from .cost import caption_length, macs
 from .layout import SegmentLayout
@@ -99,10 +99,15 @@ class CacheUse:
     plan: str
     peak_bytes: int
 
+    @property
+    def words(self) -> str:
+        """Which plan, and the memory."""
+        return f"token cache ({self.plan}), at most {memory_text(self.peak_bytes)} kept"
+
     def line(self, recomputed: float | None) -> str:
-        """For a report: what was computed anew, of which plan, and the memory."""
-        share = "" if recomputed is None else f"{100 * recomputed:.1f} % of the sub-layers' outputs recomputed, "
-        return f"token cache ({self.plan}): {share}at most {memory_text(self.peak_bytes)} kept"
+        """:attr:`words` with what was computed anew."""
+        share = "" if recomputed is None else f": {100 * recomputed:.1f} % of the sub-layers' outputs recomputed"
+        return self.words + share
 
 
 @dataclass(frozen=True)
