@@ -11,11 +11,13 @@ from ..sparsedit_core.schedule import PRESETS, Grid, PruningSchedule
 from ..sparsedit_core.schedule_cost import even_times
 from ..sparsedit_core.schedule_view import ViewedModel, schedule_view
 from .info import sparsedit_info
+from .inputs import share_slider
 from .schedule_widgets import CUSTOM, Widgets
 from .show import show_text, to_image
 
 ScheduleType = io.Custom("SPARSEDIT_SCHEDULE")
 PREVIEW_STEPS = 20
+MOST = 0.99  # of the shares that must not be all
 
 
 class SparseDiTPruningSchedule(io.ComfyNode):  # type: ignore[misc]
@@ -115,12 +117,6 @@ def _title(preset: str) -> str:
     return "Pruning schedule" if preset == CUSTOM else f"Pruning schedule, {preset}"
 
 
-def _slider(name: str, default: float, tooltip: str, high: float = 0.99) -> io.Float.Input:
-    return io.Float.Input(
-        name, default=default, min=0.0, max=high, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
-    )
-
-
 def _rate_inputs() -> list[io.Input]:
     presets = "; ".join(f"{name}: {p.rate_noise:.2f} to {p.rate_clean:.2f}" for name, p in PRESETS.items())
     return [
@@ -131,24 +127,31 @@ def _rate_inputs() -> list[io.Input]:
             tooltip=f"The two rates of the paper's DiT-XL/2 rows by picture size ({presets}), or those of the sliders "
             "(custom). Everything below the rates acts in both cases.",
         ),
-        _slider(
+        share_slider(
             "rate_noise",
             0.86,
             "Share of tokens dropped at pure noise, the start of sampling. Higher is faster and coarser; .61 to .96 in "
             "the paper. Not below rate_clean. Acts with preset custom.",
+            high=MOST,
         ),
-        _slider(
+        share_slider(
             "rate_clean",
             0.61,
             "Share of tokens dropped near the finished image. Higher is faster and loses detail first; .44 to .90 in "
             "the paper. Acts with preset custom.",
+            high=MOST,
         ),
     ]
 
 
 def _shape_inputs() -> list[io.Input]:
     return [
-        _slider("hold_fraction", 0.25, "Part of the sampling in which the rate stands still, on the side of hold."),
+        share_slider(
+            "hold_fraction",
+            0.25,
+            "Part of the sampling in which the rate stands still, on the side of hold.",
+            high=MOST,
+        ),
         io.Combo.Input(
             "hold",
             options=["noise", "clean"],
@@ -179,8 +182,10 @@ def _shape_inputs() -> list[io.Input]:
             tooltip="The token grid takes at most this many sizes in a run, at least 2, and the full grid outside "
             "start and end percent. Fewer means fewer compilations with torch.compile. 0 follows the curve exactly.",
         ),
-        _slider("start_percent", 0.0, "Part of the sampling where it starts to act; before, no token is dropped."),
-        _slider("end_percent", 1.0, "Part of the sampling where it stops to act; after, no token is dropped.", 1.0),
+        share_slider(
+            "start_percent", 0.0, "Part of the sampling where it starts to act; before, no token is dropped.", high=MOST
+        ),
+        share_slider("end_percent", 1.0, "Part of the sampling where it stops to act; after, no token is dropped."),
     ]
 
 

@@ -10,6 +10,7 @@ from ..sparsedit_core.cache.plan import CachePlan, check_plan
 from .cache_adapters import adapter_of
 from .cache_run import CacheSettings
 from .info import model_name
+from .inputs import share_slider
 from .plans import PlanType
 from .schedule_patch import attach_cache
 from .show import show_text, told_on
@@ -54,14 +55,22 @@ class SparseDiTTokenCache(io.ComfyNode):  # type: ignore[misc]
                     "log tells before a run what the plan needs. Where the limit is lower, the parts that save least "
                     "for their memory are computed in full; a limit too low for a single part stops the run.",
                 ),
-                _percent("start_percent", 0.0, "Part of the sampling where the plan starts to act; before, everything "
-                         "is computed. Higher keeps closer to the dense picture and saves less."),
-                _percent("end_percent", 1.0, "Part of the sampling where the plan stops to act; after, everything is "
-                         "computed. Lower gives finer detail and saves less."),
+                share_slider(
+                    "start_percent",
+                    0.0,
+                    "Part of the sampling where the plan starts to act; before, everything is computed. Higher keeps "
+                    "closer to the dense picture and saves less.",
+                ),
+                share_slider(
+                    "end_percent",
+                    1.0,
+                    "Part of the sampling where the plan stops to act; after, everything is computed. Lower gives "
+                    "finer detail and saves less.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="A copy under the plan; the input stays as it was.")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -79,9 +88,3 @@ class SparseDiTTokenCache(io.ComfyNode):  # type: ignore[misc]
         settings = CacheSettings(adapter, plan, limit, 1.0 - start_percent, 1.0 - end_percent)
         attach_cache(patched, settings, model_name(model))
         return io.NodeOutput(patched)
-
-
-def _percent(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.01, display_mode=io.NumberDisplay.slider, tooltip=tooltip
-    )
