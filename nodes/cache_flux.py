@@ -19,14 +19,15 @@ from torch import Tensor
 
 from ..sparsedit_core.cache.costs import Costs
 from ..sparsedit_core.cache.costs_flux import TEXT_TOKENS, FluxShape, flux_bytes, flux_costs, flux_names
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.visit import Visit
 from ..sparsedit_core.tokens import Grid
-from .cache_hook import KEY, Hooked, Walk, hook, note_skipped, uncompiled, with_walks
+from .cache_adapter import CacheAdapter, Hooked, Size
+from .cache_hook import KEY, Walk, hook, note_skipped, uncompiled, with_walks
 from .flux_walk import FluxWalk
 
 
-class FluxAdapter:
-    """A FLUX.1 MODEL: see :class:`.cache_adapters.CacheAdapter`."""
+class FluxAdapter(CacheAdapter):
+    """A FLUX.1 MODEL."""
 
     family = "flux"
 
@@ -52,9 +53,6 @@ class FluxAdapter:
         )
         return cls(shape, params.patch_size)
 
-    def prepare(self, patcher: Any) -> None:
-        pass
-
     def grid(self, shape: Sequence[int]) -> Grid:
         return grid_of(shape, self._patch)
 
@@ -62,30 +60,21 @@ class FluxAdapter:
         """Tokens of reference pictures (Kontext), in a call's keywords or a condition."""
         return reference_tokens(given.get("ref_latents") or given.get("reference_latents"), self._patch)
 
-    def costs(
-        self,
-        shape: Sequence[int],
-        text: int | None,
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,
-    ) -> Costs:
-        return flux_costs(self.shape, self.grid(shape), TEXT_TOKENS if text is None else text, beside)
+    def costs(self, size: Size) -> Costs:
+        return flux_costs(self.shape, self.grid(size.shape), _text(size), size.beside)
 
-    def sizes(
-        self,
-        shape: Sequence[int],
-        text: int | None,
-        itemsize: int,
-        names: Sequence[str],
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,
-    ) -> dict[str, int]:
-        tokens = TEXT_TOKENS if text is None else text
-        return flux_bytes(self.shape, self.grid(shape), tokens, shape[0], itemsize, names, beside)
+    def sizes(self, size: Size, itemsize: int, names: Sequence[str]) -> dict[str, int]:
+        return flux_bytes(
+            self.shape, self.grid(size.shape), _text(size), size.shape[0], itemsize, names, size.beside
+        )
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
         yield hook(_WRAPPER, visit, options, keywords)
+
+
+def _text(size: Size) -> int:
+    return TEXT_TOKENS if size.text is None else size.text
 
 
 def is_flux(model: Any) -> bool:

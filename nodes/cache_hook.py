@@ -13,18 +13,17 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
 from torch import Tensor
 
-from ..sparsedit_core.cache.plan import NONE, CachePlan
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.plan import NONE
+from ..sparsedit_core.cache.visit import Visit
+from .cache_adapter import Hooked
 
 KEY = "sparsedit_visit"
-Hooked = tuple[dict[str, Any], dict[str, Any]]
-"""transformer_options and keyword arguments of a model's call."""
 Walk = Callable[[dict[str, Any]], dict[str, Any]]
 """A block on the arguments that core gives to ``patches_replace``."""
 
 
 def uncompiled(wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    """``wrapper`` as a hook that ``torch.compile`` leaves alone."""
+    """``wrapper`` as a hook that ``torch.compile`` leaves alone: that of other packs, which is not refused."""
     disabled: Callable[..., Any] = torch.compiler.disable(wrapper)  # type: ignore[no-untyped-call]
     return disabled
 
@@ -56,26 +55,8 @@ def _inside(other: Callable[..., Any] | None, walk: Walk) -> Callable[..., Any]:
 
 def note_skipped(visit: Visit) -> None:
     """Blocks that another node left out (skip-layer guidance) did nothing."""
-    plan = plan_of(visit)
-    for name in () if plan is None else plan.sublayers:
+    for name in visit.sublayers:
         visit.done.setdefault(name, NONE)
-
-
-def plan_of(visit: Visit) -> CachePlan | None:
-    """The plan that a visit follows, ``None`` of one that measures."""
-    cache = getattr(visit, "cache", None)
-    return None if cache is None else cache.plan
-
-
-def kept_by(visit: Visit, name: str) -> bool:
-    """Whether a visit keeps the output of a sub-layer as it is."""
-    return plan_of(visit) is not None and visit.cache.keeps(name)
-
-
-def selector_of(visit: Visit) -> str:
-    """Which tokens a visit chooses, "" of one that measures."""
-    plan = plan_of(visit)
-    return "" if plan is None else plan.selector
 
 
 def tokens_of(x: Tensor, index: Tensor) -> Tensor:

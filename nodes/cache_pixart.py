@@ -6,7 +6,7 @@ leaves weights, LoRA and offloading alone) and asks a context variable whether i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -18,24 +18,18 @@ from comfy.ldm.pixart.pixartms import PixArtMSBlock
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ..sparsedit_core.cache.costs import Costs, cache_bytes, sublayer_costs, sublayer_names
-from ..sparsedit_core.cache.runtime import Rows, Visit, take
-from ..sparsedit_core.config import PixArtConfig
+from ..sparsedit_core.cache.visit import Rows, Visit, take
 from ..sparsedit_core.tokens import Grid
-from .cache_hook import KEY, Hooked, selector_of
+from .cache_adapter import Hooked
+from .cache_hook import KEY
+from .cache_own import OwnAdapter
 from .stock import stock_description
 
 _VISIT: ContextVar[Visit | None] = ContextVar("sparsedit_visit", default=None)
 
 
-class StockPixArtAdapter:
-    """A PixArt MODEL of ComfyUI's own: see :class:`.cache_adapters.CacheAdapter`."""
-
-    family = "pixart"
-
-    def __init__(self, config: PixArtConfig) -> None:
-        self.config = config
-        self.sublayers = sublayer_names(config)
+class StockPixArtAdapter(OwnAdapter):
+    """A PixArt MODEL of ComfyUI's own: the sub-layers and costs of ours."""
 
     @classmethod
     def of(cls, patcher: Any) -> StockPixArtAdapter:
@@ -46,7 +40,7 @@ class StockPixArtAdapter:
                 f"the PixArt compresses keys and values (in {len(compressed)} of its blocks), which a token cache does "
                 "not know; use the checkpoint of the same size without it"
             )
-        return cls(cast(PixArtConfig, stock_description(patcher).config))
+        return cls(stock_description(patcher).config)
 
     def prepare(self, patcher: Any) -> None:
         """Patch the blocks; ``ValueError`` if another node did. Without a visit they do what they did."""
@@ -64,31 +58,8 @@ class StockPixArtAdapter:
         patcher.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
         patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _cloned)
 
-    def grid(self, shape: Sequence[int]) -> Grid:
+    def grid(self, shape: Sequence[int]) -> Grid:  # core drops what does not fill a patch
         return shape[-2] // self.config.patch_size, shape[-1] // self.config.patch_size
-
-    def beside(self, given: Mapping[str, Any]) -> int:  # noqa: ARG002
-        return 0
-
-    def costs(
-        self,
-        shape: Sequence[int],
-        text: int | None,
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,  # noqa: ARG002
-    ) -> Costs:
-        return sublayer_costs(self.config, self.grid(shape), None, text)
-
-    def sizes(
-        self,
-        shape: Sequence[int],
-        text: int | None,  # noqa: ARG002  (the text is not kept)
-        itemsize: int,
-        names: Sequence[str],
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,  # noqa: ARG002
-    ) -> dict[str, int]:
-        return cache_bytes(self.config, self.grid(shape), shape[0], itemsize, names=names)
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
@@ -135,7 +106,7 @@ def _walk(
 
     def read(rows: Rows) -> Tensor:
         attn, h = block.cross_attn, take(x, rows)
-        if selector_of(visit) == "entropy":
+        if visit.selector == "entropy":
             k, _ = attn.kv_linear(y).view(len(x), -1, 2 * attn.d_model).chunk(2, dim=-1)
             visit.watch_cross(f"{name}.cross", attn.q_linear(h), k, attn.num_heads, None, rows)
         return attn(h, y, mask)  # type: ignore[no-any-return]
@@ -153,7 +124,7 @@ def _walk(
 
 def _attended(attn: Any, name: str, visit: Visit, h: Tensor, size: tuple[int, int], rows: Rows) -> Tensor:
     """Self-attention's result (B, K, D) for ``rows`` of h (B, N, D); they see the keys of all tokens."""
-    if rows is None and selector_of(visit) != "influence":
+    if rows is None and visit.selector != "influence":
         return attn(h, HW=size)  # type: ignore[no-any-return]
     q, k, v = attn.qkv(h).chunk(3, dim=-1)
     q, k = attn.q_norm(take(q, rows)), attn.k_norm(k)

@@ -11,6 +11,7 @@ from ..sparsedit_core.cache.draw import draw_plan
 from ..sparsedit_core.cache.plan import CachePlan
 from .cache_adapters import adapter_of
 from .files import stamp_of
+from .inputs import share_slider
 from .plan_view import BY_RULE, Subject, Widgets, plan_for, remember
 from .plans import Grids, PlanType, costs_of, latent_shape, plan_names, plan_of_name, plan_path, plan_words
 from .show import to_image, told_on
@@ -41,16 +42,13 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
                     "know nothing of the model: uniform recomputes the same share at every step; fora everything at "
                     "every n-th step and nothing between; toca as fora, and between some tokens by depth and kind.",
                 ),
-                io.Float.Input(
+                share_slider(
                     "budget",
-                    default=0.5,
-                    min=0.05,
-                    max=1.0,
-                    step=0.01,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="Share of the dense model's MACs that a sampling may take. Lower is faster and strays "
+                    0.5,
+                    "Share of the dense model's MACs that a sampling may take. Lower is faster and strays "
                     "further from the dense picture; start at 0.5. Acts on rules and calibrated plans; a learned plan "
                     "keeps its own.",
+                    low=0.05,
                 ),
                 io.Int.Input(
                     "steps",
@@ -113,7 +111,8 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
         with told_on(cls):
             adapter = adapter_of(model)
             shape = latent_shape(model, adapter, latent)
-            costs, grids = costs_of(model, adapter, shape), Grids.of(model, shape)
+            grids = Grids.of(model, shape)
+            costs = costs_of(adapter, shape, grids)
             sampling = model.get_model_object("model_sampling")
             subject = Subject(adapter.family, adapter.sublayers, costs, sampling, plan, grids)
             found, note = plan_for(subject, Widgets(source, budget, steps, scheduler))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.sampler_helpers
 
 from ..sparsedit_core.cache.calibrate import Calibrator
-from ..sparsedit_core.cache.costs import fit_memory
+from ..sparsedit_core.cache.costs import Costs, fit_memory
 from ..sparsedit_core.cache.plan import CachePlan
-from ..sparsedit_core.cache.runtime import TokenCache, Visit
+from ..sparsedit_core.cache.runtime import TokenCache
+from ..sparsedit_core.cache.visit import Visit, Visits
 from ..sparsedit_core.run_record import CacheUse
 from ..sparsedit_core.tokens import Grid
 from ..sparsedit_core.units import memory_text
-from .cache_adapters import CacheAdapter
+from .cache_adapter import CacheAdapter, Size
 
 log = logging.getLogger("sparsedit")
 
@@ -44,53 +45,48 @@ class CacheSettings:
         """The plan in a few words."""
         if isinstance(self.plan, Calibrator):
             return "calibration"
-        made = self.plan.provenance.get("made_by", "plan")
-        return f"{made} {self.plan.hash[:8]}, budget {100 * self.plan.budget:.0f} %"
+        return f"{self.plan.made_by} {self.plan.hash[:8]}, budget {100 * self.plan.budget:.0f} %"
 
 
 class RunCache:
     """The state of one run, and the memory that it will take."""
 
     def __init__(
-        self, settings: CacheSettings, guider: Any, noise: Any, sparse: Callable[[float], Grid | None]
+        self, settings: CacheSettings, guider: Any, noise_shape: Sequence[int], sparse: Grid | None
     ) -> None:
         self.settings = settings
-        self.bytes = 0
-        self._source: TokenCache | Calibrator
-        if isinstance(settings.plan, Calibrator):
-            settings.plan.new_run()
-            self._source = settings.plan
-        else:
-            self._source = TokenCache(self._fitted(settings.plan, guider, noise, sparse(0.0)))
-
-    def _fitted(self, plan: CachePlan, guider: Any, noise: Any, sparse: Grid | None) -> CachePlan:
-        """The plan within the limit; tells what it will keep."""
-        adapter, limit = self.settings.adapter, self.settings.limit
-        rows, text = _rows(guider) * noise.shape[0], _text(guider)
-        shape = rows, *noise.shape[1:]
-        inner = guider.model_patcher.model
-        itemsize = (inner.manual_cast_dtype or inner.get_dtype()).itemsize
-        windows = _overlap(guider)
+        adapter, plan = settings.adapter, settings.plan
         beside = max((adapter.beside(each) for value in guider.conds.values() for each in value), default=0)
+        size = Size((_rows(guider) * noise_shape[0], *noise_shape[1:]), _text(guider), sparse, beside)
+        inner, windows = guider.model_patcher.model, _overlap(guider)
+        itemsize = (inner.manual_cast_dtype or inner.get_dtype()).itemsize
 
-        def sizes(names: tuple[str, ...]) -> dict[str, int]:
-            found = adapter.sizes(shape, text, itemsize, names, sparse, beside)
-            return {name: math.ceil(windows * size) for name, size in found.items()}
+        def sizes(names: Sequence[str]) -> dict[str, int]:
+            return {name: math.ceil(windows * each) for name, each in adapter.sizes(size, itemsize, names).items()}
 
-        wanted = sizes(plan.reused())
-        if limit is not None:
-            fitted = fit_memory(plan, adapter.costs(shape, text, sparse, beside), wanted, limit)
-            if fitted is not plan:
-                left = len(fitted.reused())
-                log.warning(
-                    "token cache: the plan would keep %s, the limit is %s; %d of its %d sub-layers are kept, the "
-                    "others are computed in full",
-                    memory_text(sum(wanted.values())), memory_text(limit), left, len(wanted),
-                )  # fmt: skip
-                plan, wanted = fitted, sizes(fitted.reused())
-        self.bytes = sum(wanted.values())
+        self._source: Visits
+        if isinstance(plan, CachePlan):
+            plan = self._fitted(plan, adapter.costs(size), sizes(plan.reused()))
+            self.bytes = sum(sizes(plan.reused()).values())
+            self._source = TokenCache(plan)
+        else:
+            self.bytes = plan.ages * sum(sizes(adapter.sublayers).values())
+            self._source = plan
         log.info("token cache: will keep up to %s beside the model", memory_text(self.bytes))
-        return plan
+
+    def _fitted(self, plan: CachePlan, costs: Costs, wanted: dict[str, int]) -> CachePlan:
+        """The plan within the limit; tells what is left of it. ``wanted`` are the bytes of what it reuses."""
+        limit = self.settings.limit
+        if limit is None:
+            return plan
+        fitted = fit_memory(plan, costs, wanted, limit)
+        if fitted is not plan:
+            log.warning(
+                "token cache: the plan would keep %s, the limit is %s; %d of its %d sub-layers are kept, the others "
+                "are computed in full",
+                memory_text(sum(wanted.values())), memory_text(limit), len(fitted.reused()), len(wanted),
+            )  # fmt: skip
+        return fitted
 
     def visit(self, time: float, x: Any, options: dict[str, Any]) -> Visit:
         """Begin the evaluation of latents x at a diffusion time."""

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ..sparsedit_core.cache.costs import Costs
 from ..sparsedit_core.cache.costs_wan import TEXT_TOKENS, WanShape, wan_bytes, wan_costs, wan_names
-from ..sparsedit_core.cache.runtime import Rows, Visit, take
-from ..sparsedit_core.tokens import Grid
-from .cache_hook import KEY, Hooked, hook, note_skipped, selector_of, tokens_of, uncompiled, with_walks
+from ..sparsedit_core.cache.visit import Rows, Visit, take
+from .cache_adapter import CacheAdapter, Hooked, Size
+from .cache_hook import KEY, hook, note_skipped, tokens_of, uncompiled, with_walks
 
 _HONOURS_SELF = "attn1_patch" in WanSelfAttention.forward.__code__.co_consts
 _HONOURS_CROSS = "attn2_patch" in WanAttentionBlock.forward.__code__.co_consts
@@ -35,8 +35,8 @@ VideoGrid = tuple[int, int, int]
 """Frames, rows and columns."""
 
 
-class WanAdapter:
-    """A Wan2.1 MODEL: see :class:`.cache_adapters.CacheAdapter`."""
+class WanAdapter(CacheAdapter):
+    """A Wan2.1 MODEL."""
 
     family = "wan"
 
@@ -62,9 +62,6 @@ class WanAdapter:
         )
         return cls(shape, patch)
 
-    def prepare(self, patcher: Any) -> None:
-        pass
-
     def grid(self, shape: Sequence[int]) -> VideoGrid:
         return grid_of(shape, self._patch)
 
@@ -73,26 +70,14 @@ class WanAdapter:
         more = given.get("time_dim_concat")
         return 0 if more is None else math.prod(self.grid(more.shape))
 
-    def costs(
-        self,
-        shape: Sequence[int],
-        text: int | None,
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,
-    ) -> Costs:
-        tokens = math.prod(self.grid(shape)) + beside
-        return wan_costs(self.shape, tokens, TEXT_TOKENS if text is None else text)
+    def costs(self, size: Size) -> Costs:
+        return wan_costs(self.shape, self._tokens(size), TEXT_TOKENS if size.text is None else size.text)
 
-    def sizes(
-        self,
-        shape: Sequence[int],
-        text: int | None,  # noqa: ARG002  (the text is not kept)
-        itemsize: int,
-        names: Sequence[str],
-        sparse: Grid | None = None,  # noqa: ARG002
-        beside: int = 0,
-    ) -> dict[str, int]:
-        return wan_bytes(self.shape, math.prod(self.grid(shape)) + beside, shape[0], itemsize, names)
+    def sizes(self, size: Size, itemsize: int, names: Sequence[str]) -> dict[str, int]:
+        return wan_bytes(self.shape, self._tokens(size), size.shape[0], itemsize, names)
+
+    def _tokens(self, size: Size) -> int:
+        return math.prod(self.grid(size.shape)) + size.beside
 
     @contextmanager
     def hooked(self, visit: Visit, options: dict[str, Any], keywords: dict[str, Any]) -> Iterator[Hooked]:
@@ -184,7 +169,7 @@ class _Walk:
         self, attn: Any, name: str, h: Tensor, freqs: Tensor, options: dict[str, Any], rows: Rows
     ) -> Tensor:
         """Self-attention's result (B, K, D) for ``rows`` of h (B, N, D); they see the keys of all tokens."""
-        if rows is None and selector_of(self._visit) == "influence":
+        if rows is None and self._visit.selector == "influence":
             pairs = (attn.q, attn.norm_q), (attn.k, attn.norm_k)
             q, k = (self._roped(norm(layer(h)), freqs, attn) for layer, norm in pairs)
             self._visit.watch_self(name, q, k, attn.num_heads)
@@ -208,7 +193,7 @@ class _Walk:
     def _read(self, block: Any, name: str, x: Tensor, text: Tensor, options: dict[str, Any], rows: Rows) -> Tensor:
         """The reading of the text, and of the first picture, by ``rows``."""
         h, attn = block.norm3(take(x, rows)), block.cross_attn
-        if selector_of(self._visit) == "entropy":
+        if self._visit.selector == "entropy":
             words = text[:, self._image :] if hasattr(attn, "k_img") else text  # a picture's tokens come first
             q, k = attn.norm_q(attn.q(h)), attn.norm_k(attn.k(words))
             self._visit.watch_cross(name, q, k, attn.num_heads, None, rows)

@@ -8,19 +8,19 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ..sparsedit_core.cache.calibrate import Calibrator
-from ..sparsedit_core.cache.calibrated import WEIGHTINGS, Choices, tried_plan
+from ..sparsedit_core.cache.calibrated import WEIGHTINGS, Choices, calibrate
 from ..sparsedit_core.cache.draw import draw_plan
-from ..sparsedit_core.cache.plan import FULL, CachePlan, check_plan
-from .cache_adapters import CacheAdapter, adapter_of
+from ..sparsedit_core.cache.plan import FULL, SELECTORS, CachePlan, check_plan
+from .cache_adapter import CacheAdapter
+from .cache_adapters import adapter_of
 from .cache_run import CacheSettings
 from .info import model_name
+from .inputs import share_slider
 from .plans import Grids, PlanType, costs_of, latent_shape, plan_words
 from .runs import take
 from .sampler import sampled, sampler_inputs
 from .schedule_patch import attach_cache, attached_to
 from .show import show_text, to_image, told_on
-
-SELECTORS = ("age", "change", "entropy", "influence")
 
 
 class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
@@ -51,16 +51,13 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
                     tooltip="The latent to denoise. More pictures in it measure better and take longer.",
                 ),
                 *sampler_inputs("run"),
-                io.Float.Input(
+                share_slider(
                     "budget",
-                    default=0.5,
-                    min=0.05,
-                    max=1.0,
-                    step=0.01,
-                    display_mode=io.NumberDisplay.slider,
-                    tooltip="Share of the dense model's MACs that the plan may take. Lower is faster and strays "
+                    0.5,
+                    "Share of the dense model's MACs that the plan may take. Lower is faster and strays "
                     "further from the dense picture; start at 0.5. SparseDiT Cache Plan can change it afterwards "
                     "without measuring again.",
+                    low=0.05,
                 ),
                 io.Int.Input(
                     "trials",
@@ -120,9 +117,9 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
             first = (1.0,), adapter.sublayers, ((FULL,) * len(adapter.sublayers),)
             check_plan(CachePlan(adapter.family, *first, selector=selector), adapter.family, adapter.sublayers)
             shape = latent_shape(model, adapter, latent_image)
-            costs, grids = costs_of(model, adapter, shape, _text(positive)), Grids.of(model, shape)
-        calibrator = Calibrator(adapter.family, adapter.sublayers)
-        calibrator.pictures = len(latent_image["samples"])
+            grids = Grids.of(model, shape)
+            costs = costs_of(adapter, shape, grids, _text(positive))
+        calibrator = Calibrator(adapter.family, adapter.sublayers, pictures=len(latent_image["samples"]))
         options = {"steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler, "denoise": denoise}
         runs = 1 + (trials if trials > 1 else 0)
         bar, number = comfy.utils.ProgressBar(runs * steps), 0
@@ -138,10 +135,9 @@ class SparseDiTCalibrate(io.ComfyNode):  # type: ignore[misc]
 
             return _run(model, adapter, source, (positive, negative, latent_image, seed, after, options))
 
-        dense = run(calibrator)
         choices = Choices(("self",) if partly else ("all",), selector)
         with told_on(cls):
-            plan = tried_plan(calibrator.calibration(), costs, budget, run, dense, choices=choices, trials=trials)
+            plan = calibrate(calibrator, costs, budget, run, choices=choices, trials=trials)
         picture = to_image(draw_plan(plan, costs))
         text = plan_words(plan, costs, grids) + _trials(plan)
         show_text(text, cls)

@@ -9,7 +9,7 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.visit import Visit
 from ..sparsedit_core.config import DiTConfig
 from ..sparsedit_core.dit import DiT
 from .comfy_model import ComfyBackbone, ModelConfig, StandIns, model_type

@@ -9,7 +9,7 @@ import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.visit import Visit
 from ..sparsedit_core.config import PixArtConfig
 from ..sparsedit_core.pixart import PixArt
 from .comfy_model import ComfyBackbone, ModelConfig, StandIns, model_type

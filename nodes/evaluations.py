@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.visit import Visit
 from ..sparsedit_core.config import BackboneConfig, PixArtConfig
 from ..sparsedit_core.run_record import Evaluation, measure
 from ..sparsedit_core.schedule import Grid, PruningSchedule
 from ..sparsedit_core.tokens import default_sparse_grid
-from .cache_adapters import CacheAdapter
+from .cache_adapter import CacheAdapter, Size
 
 COMPILED = "torch.compile"
 """Key of ComfyUI's own wrapper of compiled models."""
@@ -50,7 +50,7 @@ def adapted_evaluation(
 ) -> Evaluation:
     """Of a model of ComfyUI's own, called with these keywords, under a token cache."""
     images, length = x.shape[0], None if text is None else text.shape[-2]
-    costs, grid = adapter.costs(x.shape, length, beside=adapter.beside(keywords)), adapter.grid(x.shape)
+    costs, grid = adapter.costs(Size(x.shape, length, beside=adapter.beside(keywords))), adapter.grid(x.shape)
     own = images * costs.at(visit.levels()) + visit.watching if call.computed else 0
     rows = grid[0] if len(grid) == 2 else grid[0] * grid[1]  # frames one below the other
     dense, done = (rows, grid[-1]), visit.recomputed if call.computed else None

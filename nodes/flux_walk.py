@@ -10,9 +10,9 @@ from comfy.ldm.flux.layers import DoubleStreamBlock, apply_mod
 from comfy.ldm.flux.math import apply_rope1, attention
 from torch import Tensor
 
-from ..sparsedit_core.cache.runtime import Rows, Visit, take
+from ..sparsedit_core.cache.visit import Rows, Visit, take
 from ..sparsedit_core.tokens import Grid
-from .cache_hook import kept_by, selector_of, tokens_of
+from .cache_hook import tokens_of
 
 HONOURS_PATCHES = "attn1_patch" in DoubleStreamBlock.forward.__code__.co_consts
 """Whether core's blocks call attention patches: those of 0.3.64 do not, and so neither does the walk."""
@@ -124,7 +124,7 @@ class FluxWalk:
 
     def _watch(self, name: str, q: Tensor, k: Tensor, pe: Tensor | None, text: int, rows: Rows) -> None:
         """Let the selector see the attention among the picture's tokens and theirs over the text."""
-        selector = selector_of(self._visit)
+        selector = self._visit.selector
         if selector not in ("influence", "entropy"):
             return
         if pe is not None:
@@ -159,7 +159,7 @@ class FluxWalk:
         """
         sizes = [text, out.shape[1] - text - self._extra, *([self._extra] if self._extra else ())]
         before, picture, *after = torch.split(out, sizes, dim=1)
-        if not kept_by(self._visit, name) or picture.shape == out.shape:
+        if not self._visit.keeps(name) or picture.shape == out.shape:
             return picture, before, *after
         if picture.shape[1] == self._tokens:  # else it is about to be copied to its place
             picture = picture.clone()

@@ -24,12 +24,11 @@ from ..sparsedit_core.cache.draw import draw_plan
 from ..sparsedit_core.cache.plan import CachePlan, check_plan
 from ..sparsedit_core.cache.rules import RULES, rule_plan
 from ..sparsedit_core.checkpoint import describe_checkpoint
-from .cache_adapters import OwnAdapter
+from .cache_own import OwnAdapter
 from .comfy_model import ModelConfig, model_type
-from .evaluations import sparse_grid
 from .files import checkpoint_path, file_stamp
 from .info import SparseDiTInfo
-from .plans import Grids, plan_of_name, plan_words
+from .plans import Grids, costs_of, plan_of_name, plan_words
 from .sampling_time import model_timestep
 
 BY_RULE = {f"rule: {name}": name for name in RULES}
@@ -131,9 +130,8 @@ def _described(name: str, _stamp: str, shape: tuple[int, int] | None) -> Subject
     adapter = OwnAdapter(info.config)
     height, width = shape or info.config.input_size
     sampling = comfy.model_base.model_sampling(ModelConfig(info), model_type(info))
-    sparse = sparse_grid(info.config, info.schedule, 0.0, adapter.grid((height, width)))
-    costs = adapter.costs((1, info.config.in_channels, height, width), None, sparse)
     grids = Grids(info.config, adapter.grid((height, width)), info.schedule) if info.layout else None
+    costs = costs_of(adapter, (1, info.config.in_channels, height, width), grids)
     return Subject(adapter.family, adapter.sublayers, costs, sampling, None, grids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.schedule import PruningSchedule
 from ..sparsedit_core.tokens import Grid
 from ..sparsedit_core.units import macs_text
-from .cache_adapters import CacheAdapter
+from .cache_adapter import CacheAdapter, Size
 from .evaluations import dense_grid, sparse_grid
 from .info import SparseDiTInfo
 from .schedule_patch import attached_schedule
@@ -75,16 +76,6 @@ def latent_shape(model: Any, adapter: CacheAdapter, latent: dict[str, Any] | Non
     return USUAL_LATENTS.get(adapter.family, (1, model.model.latent_format.latent_channels, 128, 128))
 
 
-def costs_of(model: Any, adapter: CacheAdapter, shape: tuple[int, ...], text: int | None = None) -> Costs:
-    """MACs of the sub-layers for one latent of ``shape``; of a sparse model on the largest grid of its schedule."""
-    sparse: Grid | None = None
-    info = getattr(model.model, "sparsedit", None)
-    if isinstance(info, SparseDiTInfo):
-        dense = dense_grid(info.config, shape)
-        sparse = sparse_grid(info.config, attached_schedule(model), 0.0, dense)
-    return adapter.costs(shape, text, sparse)
-
-
 def plan_words(plan: CachePlan, costs: Costs, grids: Grids | None = None) -> str:
     """What a plan takes, for a line on a node; ``grids`` of a sparse model, whose changes of grid count."""
     if grids is None:
@@ -116,3 +107,8 @@ class Grids:
         found = sparse_grid(self.config, self.schedule, time, self.dense)
         assert found is not None
         return found
+
+
+def costs_of(adapter: CacheAdapter, shape: Sequence[int], grids: Grids | None, text: int | None = None) -> Costs:
+    """MACs of the sub-layers for one latent of ``shape``; of a sparse model on the largest grid of its schedule."""
+    return adapter.costs(Size(shape, text, None if grids is None else grids.at(0.0)))

@@ -22,11 +22,11 @@ from comfy.patcher_extension import WrappersMP
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from ..sparsedit_core.cache.runtime import Visit
+from ..sparsedit_core.cache.visit import Visit
 from ..sparsedit_core.config import BackboneConfig
 from ..sparsedit_core.run_record import Evaluation, RunRecord
-from ..sparsedit_core.schedule import Grid, PruningSchedule
-from .cache_adapters import Hooked
+from ..sparsedit_core.schedule import PruningSchedule
+from .cache_adapter import Hooked
 from .cache_run import CacheSettings, RunCache, with_room
 from .evaluations import Call, adapted_evaluation, dense_grid, is_compiled, own_evaluation, setting, sparse_grid
 from .info import SparseDiTInfo
@@ -248,12 +248,10 @@ def _watched(transformer_options: dict[str, Any]) -> tuple[dict[str, Any], list[
 def _new_cache(attached: Attached, guider: Any, noise: Any) -> RunCache | None:
     if attached.cache is None:
         return None
-    config = attached.config
-
-    def sparse(time: float) -> Grid | None:
-        return None if config is None else sparse_grid(config, attached.schedule, time, dense_grid(config, noise.shape))
-
-    return RunCache(attached.cache, guider, noise, sparse)
+    config, sparse = attached.config, None
+    if config is not None:  # its largest grid, near the picture
+        sparse = sparse_grid(config, attached.schedule, 0.0, dense_grid(config, noise.shape))
+    return RunCache(attached.cache, guider, noise.shape, sparse)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .cache.blocks import cached_blocks
-from .cache.runtime import Visit
+from .cache.visit import Visit
 from .config import BackboneConfig
 from .layers import PatchEmbed
 from .layout import SegmentLayout

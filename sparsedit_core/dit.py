@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .cache.runtime import Visit
+from .cache.visit import Visit
 from .config import DiTConfig
 from .layers import TORCH_OPS, Attention, LabelEmbedder, TimestepEmbedder, attend, modulate
 from .layout import Role

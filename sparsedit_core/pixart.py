@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .cache.runtime import Visit
+from .cache.visit import Visit
 from .config import PixArtConfig
 from .layers import TORCH_OPS, Attention, Mlp, TextAttention, TimestepEmbedder, attend, modulate
 from .layout import Role

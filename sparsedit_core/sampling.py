@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
-from .cache.calibrate import Calibrator
 from .cache.costs import sublayer_names
 from .cache.plan import CachePlan, check_plan
 from .cache.runtime import TokenCache
+from .cache.visit import Visits
 from .checkpoint import Loaded
 from .conditions import Captions, Conditions, call_model, check_conditions, has_null, without_content
 from .device import wait
@@ -58,7 +58,7 @@ class SampleOptions:
     ``guided_channels`` channels that guidance moves; None takes those of the family (:func:`guided_channels`)
     ``schedule``        None follows the checkpoint's own schedule, or its own side where it has none
     ``batch``           pictures evaluated together
-    ``cache``           plan of a token cache, a cache of one's own or a calibrator that measures; ``None`` computes all
+    ``cache``           plan of a token cache, or what makes the visits, such as a calibrator; ``None`` computes all
     """
 
     steps: int = 20
@@ -67,7 +67,7 @@ class SampleOptions:
     guided_channels: int | None = None
     schedule: PruningSchedule | None = None
     batch: int = 50
-    cache: CachePlan | TokenCache | Calibrator | None = None
+    cache: CachePlan | Visits | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -176,7 +176,7 @@ class _Recorder:
         self.evaluations: list[Evaluation] = []
         self.weight = self.model.x_embedder.proj.weight
         cache = options.cache
-        self.cache = TokenCache(cache) if isinstance(cache, CachePlan) else cache
+        self.cache: Visits | None = TokenCache(cache) if isinstance(cache, CachePlan) else cache
         if self.cache is not None:
             self.cache.clear()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from sparsedit_core.bench.cache_verdict import SAME, beside_rivals, calibrated_b
 from sparsedit_core.bench.first_block import FirstBlockCache, threshold_for
 from sparsedit_core.cache.costs import sublayer_costs, sublayer_names
 from sparsedit_core.cache.plan import FULL, NONE
+from sparsedit_core.cli import main
 from sparsedit_core.train.evaluation import Jury, PictureSet
 
 
@@ -44,7 +47,7 @@ def test_a_threshold_keeps_to_the_budget_or_saves_the_most(changes: list[float],
 
 def test_a_first_block_cache_that_skips_nothing_is_the_model() -> None:
     model, x, t, y = inputs()
-    cache = FirstBlockCache("dit", sublayer_names(model.config), 0.0)
+    cache = FirstBlockCache(sublayer_names(model.config), 0.0)
     for time in (1.0, 0.5):
         visit = cache.evaluation(time)
         assert torch.equal(model(x * time, t, y, cache=visit), model(x * time, t, y))
@@ -59,7 +62,7 @@ def test_a_first_block_cache_adds_what_the_later_blocks_added() -> None:
     for name, module in ends:
         module.register_forward_pre_hook(lambda _, given, name=name: seen.__setitem__(name, given[0]))
     names = sublayer_names(model.config)
-    cache = FirstBlockCache("dit", names, 1e9)
+    cache = FirstBlockCache(names, 1e9)
     model(x, t, y)
     rest = seen["exit"] - seen["entry"]
     model(x, t, y, cache=cache.evaluation(1.0))
@@ -142,3 +145,20 @@ def test_the_picture_has_a_row_for_every_number_of_steps() -> None:
     assert two.height > one.height
     with pytest.raises(ValueError, match="nothing but dense"):
         draw_rows(more[1:])
+
+
+def test_real_sizes_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "real.json"
+    assert main(["bench", "--cache-real", "--quick", "--threads", "1", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    found = json.loads(out.read_text(encoding="utf-8"))
+    for case in found["solvers"]:
+        assert case["model"] in told
+        assert all(each["share"] <= case["budget"] and 0 <= each["gap"] < 0.01 for each in case["solvers"])
+    for shape in found["levels"]:
+        assert shape["name"] in told
+        levels = {each["level"]: each for each in shape["levels"]}
+        assert levels["full"]["macs"] == 1
+        assert levels[".5 of tokens"]["moving"] > levels["full"]["moving"], "tokens are selected there"
+        assert levels[".5 of MACs, whole"]["macs"] <= levels[".5 of tokens"]["macs"]
+    assert main(["bench", "--cache-real", "--models", "x"]) == 2

@@ -158,7 +158,7 @@ def test_commands_make_change_draw_and_follow_plans(cli: Cli, tmp_path: Path) ->
     changed = cli("plan", model, tmp_path / "less.json", "--plan", out, "--budget", "0.45", "--json")
     assert changed.json["share_of_dense"] <= 0.45
     ruled = cli("plan", model, tmp_path / "fora.json", "--rule", "fora", "--steps", 5, "--budget", "60%")
-    assert "made by fora" in ruled.out
+    assert "made by rule fora" in ruled.out
     pictures = tmp_path / "pictures.png"
     drawn = cli("sample", model, "--classes", 3, "--cache", out, "--out", pictures, "--cfg", 1, "--json", *fast)
     assert drawn.code == 0, drawn.err

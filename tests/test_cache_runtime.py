@@ -15,13 +15,14 @@ from torch import Tensor
 
 from sparsedit_core.cache.costs import cache_bytes, sublayer_names
 from sparsedit_core.cache.plan import FULL, CachePlan, Selector, check_plan, rows_at
-from sparsedit_core.cache.runtime import TokenCache, Visit, put, take
+from sparsedit_core.cache.runtime import PlanVisit, TokenCache
 from sparsedit_core.cache.selectors import queue
+from sparsedit_core.cache.visit import Visit, put, take
 
 SELECTORS: tuple[Selector, ...] = ("age", "change", "influence", "entropy")
 
 
-class Reference(Visit):
+class Reference(PlanVisit):
     """All tokens of every sub-layer computed; of those that were not selected the old output is put back."""
 
     kept: dict[str, Tensor]

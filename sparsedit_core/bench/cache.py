@@ -188,8 +188,7 @@ def _first_block(
 def _calibrated(
     loaded: Loaded, costs: Costs, steps: int, budgets: Sequence[float], tuning: Part, progress: Progress
 ) -> list[Way]:
-    calibrator = Calibrator(loaded.family, costs.sublayers)
-    calibrator.pictures = len(tuning.noise)
+    calibrator = Calibrator(loaded.family, costs.sublayers, pictures=len(tuning.noise))
     options = SampleOptions(steps, batch=len(tuning.noise), cache=calibrator)
     reference = sample(loaded, tuning.noise, tuning.conditions, options).images
     calibration = calibrator.calibration()
@@ -204,7 +203,7 @@ def _calibrated(
 
 def drawn(loaded: Loaded, way: Way, part: Part, sublayers: Sequence[str]) -> Samples:
     """A part, sampled in a way with Euler steps."""
-    how = FirstBlockCache(loaded.family, sublayers, way.cache) if isinstance(way.cache, float) else way.cache
+    how = FirstBlockCache(sublayers, way.cache) if isinstance(way.cache, float) else way.cache
     options = SampleOptions(way.steps, batch=len(part.noise), cache=how)
     return sample(loaded, part.noise, part.conditions, options)
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..cache.plan import FULL, NONE, CachePlan
-from ..cache.runtime import Compute, Store, TokenCache, Visit
+from ..cache.plan import FULL, NONE
 from ..cache.selectors import AnyGrid
+from ..cache.visit import Compute, Visit, outputs
 
 ROUNDS, SPAN = 7, 1024.0
 """Halvings of the interval in which a threshold is looked for, and its ends' ratio: thresholds to 6 % of themselves."""
@@ -29,12 +29,11 @@ class Residuals:
     rest: Tensor | None = None
 
 
-class FirstBlockCache(TokenCache):
+class FirstBlockCache:
     """The state of one sampling run of a dense model, as :class:`..cache.runtime.TokenCache` is under a plan."""
 
-    def __init__(self, family: str, sublayers: Sequence[str], threshold: float) -> None:
-        super().__init__(CachePlan(family, (1.0,), tuple(sublayers), ((FULL,) * len(sublayers),)))
-        self.threshold = threshold
+    def __init__(self, sublayers: Sequence[str], threshold: float) -> None:
+        self.sublayers, self.threshold, self.peak_bytes = tuple(sublayers), threshold, 0
         self._runs: dict[tuple[Hashable, tuple[Hashable, ...]], Residuals] = {}
 
     def evaluation(
@@ -45,9 +44,9 @@ class FirstBlockCache(TokenCache):
         *,
         full: bool = False,
     ) -> FirstBlockVisit:
-        """Begin an evaluation: see :meth:`..cache.runtime.TokenCache.evaluation`."""
+        """Begin an evaluation: see :meth:`..cache.visit.Visits.evaluation`."""
         kept = self._runs.setdefault((where, tuple(members)), Residuals())
-        return FirstBlockVisit(self, kept, 0.0 if full else self.threshold, len(members))
+        return FirstBlockVisit(self, kept, 0.0 if full else self.threshold)
 
     def note(self, kept: Residuals) -> None:
         """Note what is held now."""
@@ -62,17 +61,16 @@ class FirstBlockCache(TokenCache):
 class FirstBlockVisit(Visit):
     """One evaluation; ``done`` tells which sub-layers ran."""
 
-    def __init__(self, cache: FirstBlockCache, kept: Residuals, threshold: float, members: int) -> None:
-        names = cache.plan.sublayers
-        super().__init__(cache, Store(), (FULL,) * len(names), members)
+    def __init__(self, cache: FirstBlockCache, kept: Residuals, threshold: float) -> None:
+        super().__init__(cache.sublayers)
         self._owner, self._kept, self._threshold = cache, kept, threshold
-        self._first, self._last = names[0].rpartition(".")[0], names[-1]
+        self._first, self._last = self.sublayers[0].rpartition(".")[0], self.sublayers[-1]
         self._start: Tensor | None = None
         self._entry: Tensor | None = None
         self._skips = False
 
     def branch(self, x: Tensor, name: str, grid: AnyGrid, compute: Compute, gate: Tensor | None = None) -> Tensor:
-        """See :meth:`..cache.runtime.Visit.branch`."""
+        """See :meth:`..cache.visit.Visit.branch`."""
         if self._start is None:
             self._start = x
         if self._entry is None and name.rpartition(".")[0] != self._first:
@@ -87,6 +85,17 @@ class FirstBlockVisit(Visit):
             self._kept.rest = x - self._entry
             self._owner.note(self._kept)
         return x
+
+    def output(
+        self,
+        name: str,
+        grid: AnyGrid,  # noqa: ARG002  (nothing is selected)
+        x: Tensor,  # noqa: ARG002
+        compute: Compute,
+    ) -> tuple[Tensor, ...]:
+        """All of it."""
+        self.done[name] = FULL
+        return outputs(compute(None))
 
     def _decide(self, added: Tensor) -> None:
         before = self._kept.first

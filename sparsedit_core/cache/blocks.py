@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layers import CrossAttention, PooledAttention, SelfAttention, TextAttention, modulate
 from ..sdtm import Block
 from ..tokens import Grid
-from .runtime import Rows, Visit, take
+from .visit import Rows, Visit, take
 
 
 class CachedBlock:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .plan import LEVELS
-from .runtime import Compute, Store, Visit
+from .plan import FULL, LEVELS, rows_at
 from .selectors import AnyGrid
+from .visit import Compute, Visit, outputs
 
 AGES = 5
 """Evaluations back that outputs are compared over."""
@@ -43,29 +43,26 @@ class Calibration:
 
 
 class Calibrator:
-    """Collects a :class:`Calibration` over any number of dense runs: call :meth:`new_run` before each."""
+    """Collects a :class:`Calibration` of ``pictures`` over any number of dense runs; :meth:`clear` parts them."""
 
-    def __init__(self, family: str, sublayers: Sequence[str], *, ages: int = AGES) -> None:
-        self.family, self.sublayers, self.ages = family, tuple(sublayers), ages
-        self.pictures, self.peak_bytes = 0, 0
+    def __init__(self, family: str, sublayers: Sequence[str], *, pictures: int = 1, ages: int = AGES) -> None:
+        self.family, self.sublayers, self.pictures, self.ages = family, tuple(sublayers), pictures, ages
+        self.peak_bytes = 0  # what it keeps is no cost of a plan
         self._sums: dict[float, dict[str, Any]] = defaultdict(lambda: defaultdict(lambda: np.zeros((2, ages))))
         self._left: dict[str, Any] = defaultdict(lambda: np.zeros((2, len(LEVELS))))
         self._histories: dict[Hashable, dict[str, list[Tensor]]] = {}
 
-    def new_run(self) -> None:
-        """Forget the outputs of the run before."""
-        self._histories.clear()
-
     def clear(self) -> None:
-        """See :meth:`new_run`; what was measured stays."""
+        """Forget the outputs of the run before; what was measured stays."""
         self._histories.clear()
 
     def evaluation(
-        self, time: float, members: Sequence[Hashable] = (0,), where: Hashable = None, **_: Any
+        self, time: float, members: Sequence[Hashable] = (0,), where: Hashable = None, *, full: bool = False
     ) -> Probe:
-        """Begin an evaluation: see :meth:`.runtime.TokenCache.evaluation`."""
+        """Begin an evaluation: see :meth:`.visit.Visits.evaluation`; everything is computed anyhow."""
+        del full
         history = self._histories.setdefault((where, tuple(members)), {})
-        return Probe(self, round(time, 6), history, len(members))
+        return Probe(self, round(time, 6), history)
 
     def note(self, name: str, time: float, errors: Sequence[float]) -> None:
         """Errors of reusing outputs 1, 2 .. evaluations old at a diffusion time."""
@@ -96,14 +93,13 @@ class Calibrator:
 class Probe(Visit):
     """One dense evaluation that is measured."""
 
-    def __init__(self, calibrator: Calibrator, time: float, history: dict[str, list[Tensor]], members: int) -> None:
+    def __init__(self, calibrator: Calibrator, time: float, history: dict[str, list[Tensor]]) -> None:
+        super().__init__(calibrator.sublayers)
         self._calibrator, self._time, self._history = calibrator, time, history
-        self._sublayers, self._members, self._store = calibrator.sublayers, members, Store()
         self._weight: tuple[Tensor, Tensor | None] | None = None
-        self.done, self.forced, self.watching = {}, [], 0
 
     def weigh(self, x: Tensor, gate: Tensor | None) -> None:
-        """See :meth:`.runtime.Visit.weigh`."""
+        """See :meth:`.visit.Visit.weigh`."""
         self._weight = x, gate
 
     def output(
@@ -113,12 +109,11 @@ class Probe(Visit):
         x: Tensor,
         compute: Compute,
     ) -> tuple[Tensor, ...]:
-        """See :meth:`.runtime.Visit.output`."""
-        computed = compute(None)
-        new, *others = computed if isinstance(computed, tuple) else (computed,)
+        """See :meth:`.visit.Visit.output`."""
+        new, *others = outputs(compute(None))
         stream, gate = self._weight or (x, None)
         self._weight = None
-        self.done[name] = len(LEVELS) - 1
+        self.done[name] = FULL
         past = self._history.setdefault(name, [])
         past[:] = [each for each in past if each.shape == new.shape]  # another grid: nothing to compare
         scale = float(stream.float().square().mean())
@@ -130,12 +125,6 @@ class Probe(Visit):
         del past[self._calibrator.ages :]
         return new, *others
 
-    def watch_self(self, *_: Any) -> None:
-        """Nothing is selected."""
-
-    def watch_cross(self, *_: Any) -> None:
-        """Nothing is selected."""
-
 
 def _gated(change: Tensor, gate: Tensor | None) -> Tensor:
     """Mean square (B, N) of a change after the gate."""
@@ -146,7 +135,7 @@ def _left(now: Tensor, before: Tensor) -> list[float]:
     """Share of the change ``now`` (B, N) that each level leaves when it takes those that changed most ``before``."""
     ordered = now.gather(1, before.argsort(dim=1, descending=True)).double().cumsum(dim=1).sum(dim=0)
     total, tokens = float(ordered[-1]), now.shape[1]
-    taken = [-(-level * tokens // (len(LEVELS) - 1)) for level in range(len(LEVELS))]
+    taken = [rows_at(level, tokens) for level in range(len(LEVELS))]
     return [1 - float(ordered[count - 1]) / max(total, 1e-30) if count else 1.0 for count in taken]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from .aged import solve_aged
-from .calibrate import Calibration
+from .calibrate import Calibration, Calibrator
 from .costs import Costs
 from .plan import LEVELS, CachePlan, Selector
 from .solver import Allocation
@@ -132,6 +132,20 @@ def tried_plan(
         found.append((error, plan))
     best = min(found, key=lambda each: each[0])[1]
     return replace(best, provenance={**best.provenance, "trials": errors})
+
+
+def calibrate(
+    calibrator: Calibrator,
+    costs: Costs,
+    budget: float,
+    run: Callable[[CachePlan | Calibrator], Tensor],
+    *,
+    choices: Choices | None = None,
+    trials: int = len(WEIGHTINGS),
+) -> CachePlan:
+    """Measure one dense run and give the best of the plans that are tried: ``run`` samples under either."""
+    reference = run(calibrator)
+    return tried_plan(calibrator.calibration(), costs, budget, run, reference, choices=choices, trials=trials)
 
 
 def with_budget(plan: CachePlan, costs: Costs, budget: float) -> CachePlan:

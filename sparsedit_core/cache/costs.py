@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..checkpoint import Loaded
 from ..config import BackboneConfig, PixArtConfig
 from ..cost import caption_length, macs
 from ..layout import Role, SegmentLayout
-from ..tokens import Grid
+from ..tokens import Grid, default_sparse_grid
 from .plan import FULL, LEVELS, CachePlan, rows_at
 
 
@@ -67,6 +68,18 @@ def sublayer_costs(
         names += [f"{number}.{part}" for part in parts]
         table += [tuple(values) for values in parts.values()]
     return Costs(tuple(names), tuple(table), total.total - sum(row[FULL] for row in table))
+
+
+def model_costs(
+    loaded: Loaded, size: tuple[int, int] | None = None, caption_tokens: int | None = None
+) -> Costs:
+    """The costs of a model at a picture ``size`` (height, width) in pixels, ``None`` for its own; of a sparse one on
+    its own side."""
+    config, factor = loaded.config, loaded.latent.factor
+    height, width = config.input_size if size is None else (side // factor for side in size)
+    dense = loaded.model.token_grid(height, width)
+    sparse = None if config.layout is None else default_sparse_grid(dense, config.sparse_side)
+    return sublayer_costs(config, dense, sparse, caption_tokens)
 
 
 def sublayer_names(config: BackboneConfig) -> tuple[str, ...]:

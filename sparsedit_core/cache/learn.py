@@ -22,7 +22,7 @@ from ..checkpoint import Loaded
 from ..conditions import Conditions, check_conditions
 from ..metrics import psnr
 from ..sampling import SampleOptions, evaluation_times, guided_channels, initial_noise, sample
-from .costs import Costs, sublayer_costs
+from .costs import Costs, model_costs
 from .learn_loss import Distance
 from .learn_optim import TableAdam
 from .learn_options import FLOOR, Iteration, LearnOptions
@@ -83,7 +83,7 @@ class _Run:
         self.loaded, self.conditions, self.distance, self.options = loaded, conditions, distance, options
         self.device = loaded.model.x_embedder.proj.weight.device
         self.times = evaluation_times(loaded.prediction, options.steps)
-        self.costs = model_costs(loaded, conditions)
+        self.costs = sampling_costs(loaded, conditions)
         self.start = start
         self.progress: Callable[[Iteration], object] | None = None
         self.save: Callable[[CachePlan], object] | None = None
@@ -234,7 +234,6 @@ def _told(start: CachePlan) -> dict[str, Any]:
     return {"hash": start.hash} | {name: value for name, value in start.provenance.items() if name != "calibration"}
 
 
-def model_costs(loaded: Loaded, conditions: Conditions) -> Costs:
+def sampling_costs(loaded: Loaded, conditions: Conditions) -> Costs:
     """Costs of one picture of the model's own size, with captions as long as these."""
-    text = None if isinstance(conditions, Tensor) else conditions.mask.shape[1]
-    return sublayer_costs(loaded.config, loaded.model.token_grid(*loaded.config.input_size), None, text)
+    return model_costs(loaded, caption_tokens=None if isinstance(conditions, Tensor) else conditions.mask.shape[1])

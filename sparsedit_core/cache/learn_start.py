@@ -10,9 +10,8 @@ from ..checkpoint import Loaded
 from ..conditions import Conditions
 from ..sampling import SampleOptions, initial_noise, sample
 from .calibrate import Calibrator
-from .calibrated import WEIGHTINGS, Choices, tried_plan
-from .costs import sublayer_names
-from .learn import model_costs
+from .calibrated import WEIGHTINGS, Choices, calibrate
+from .learn import sampling_costs
 from .learn_options import LearnOptions
 from .plan import CachePlan
 
@@ -37,10 +36,8 @@ def calibrated_start(
         wanted = SampleOptions(options.steps, cfg=options.cfg, batch=options.batch, cache=cache)
         return sample(loaded, noise, asked, wanted, progress=progress).images
 
-    calibrator = Calibrator(loaded.family, sublayer_names(loaded.config))
-    calibrator.pictures = PICTURES
-    dense = sampled(calibrator)
-    return tried_plan(
-        calibrator.calibration(), model_costs(loaded, conditions), options.budget, sampled, dense,
+    costs = sampling_costs(loaded, conditions)
+    return calibrate(
+        Calibrator(loaded.family, costs.sublayers, pictures=PICTURES), costs, options.budget, sampled,
         choices=Choices(options.whole, seed=options.seed), trials=trials,
-    )
+    )  # fmt: skip

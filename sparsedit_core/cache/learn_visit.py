@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .plan import FULL, LEVELS, NONE, rows_at
-from .runtime import Compute, Visit
 from .selectors import AnyGrid, queue
+from .visit import Compute, Visit
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,13 @@ class SoftVisit(Visit):
     def __init__(
         self, sublayers: Sequence[str], levels: Sequence[int], weights: Tensor, before: SoftStore, seed: int
     ) -> None:
-        self._sublayers, self._members, self._seed = tuple(sublayers), 1, seed
+        super().__init__(sublayers)
+        self._seed = seed
         self._levels = dict(zip(sublayers, levels, strict=True))
         self._weights = dict(zip(sublayers, weights.unbind(), strict=True))
         self._before = before
         self._values: dict[str, Tensor] = {}
         self._places: dict[str, Place] = {}
-        self.done, self.forced, self.watching = {}, [], 0
 
     @property
     def store(self) -> SoftStore:
@@ -91,12 +90,6 @@ class SoftVisit(Visit):
         after = (place.position + rows_at(level, tokens)) % tokens if moves else place.position
         mixed = torch.lerp(self._before.values[name], new, mask[:, None])  # exact where the mask is 0 or 1
         return (self._keep(name, mixed, Place(like, after)),)
-
-    def watch_self(self, *_: Any) -> None:
-        """Nothing is selected by maps."""
-
-    def watch_cross(self, *_: Any) -> None:
-        """Nothing is selected by maps."""
 
     def _keep(self, name: str, value: Tensor, place: Place) -> Tensor:
         self._values[name], self._places[name] = value, place

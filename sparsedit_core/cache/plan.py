@@ -22,6 +22,7 @@ NONE, FULL = 0, len(LEVELS) - 1
 
 Selector = Literal["age", "change", "entropy", "influence"]
 """Which tokens are recomputed: see :mod:`.selectors`."""
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 _NAME = re.compile(r"\w+(\.\w+)*")
 _HEX = 16  # digits of a hash that tell plans apart
@@ -70,8 +71,8 @@ class CachePlan:
         if not 0.0 < budget <= 1.0:
             raise ValueError(f"the plan's budget is {budget:g}; give a share of the dense MACs above 0, at most 1")
         object.__setattr__(self, "budget", budget)
-        if self.selector not in get_args(Selector):
-            raise ValueError(f"the plan's selector is {self.selector!r}; choose one of {', '.join(get_args(Selector))}")
+        if self.selector not in SELECTORS:
+            raise ValueError(f"the plan's selector is {self.selector!r}; choose one of {', '.join(SELECTORS)}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise ValueError(f"the plan's seed is {self.seed!r}; give a whole number from 0 to 2**63 - 1")
         if not isinstance(self.shared, bool):
@@ -83,6 +84,12 @@ class CachePlan:
         """16 hexadecimal digits that are equal for plans that do the same."""
         acting = {name: value for name, value in self.to_json().items() if name not in ("budget", "provenance")}
         return hashlib.sha256(json.dumps(acting, sort_keys=True).encode()).hexdigest()[:_HEX]
+
+    @property
+    def made_by(self) -> str:
+        """How it came about: "calibrate", "learn", "rule fora" .."""
+        rule = self.provenance.get("rule")
+        return f"rule {rule}" if rule else str(self.provenance.get("made_by", "unknown"))
 
     def row_number(self, time: float) -> int:
         """The step whose time is nearest to ``time``, the noisier one of two; ``ValueError`` if time is NaN.

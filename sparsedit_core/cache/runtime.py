@@ -7,35 +7,15 @@ first evaluation of any store, computes in full.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .plan import FULL, LEVELS, NONE, CachePlan, rows_at
+from .plan import FULL, NONE, CachePlan, rows_at
 from .selectors import AnyGrid, best_rows, entropy, influence, queue
-
-Rows = Tensor | None
-"""Numbers of the tokens to compute: (K,) the same for all pictures, (B, K) for each its own, ``None`` all."""
-Compute = Callable[[Rows], Tensor | tuple[Tensor, ...]]
-"""Output (B, K, D) of a sub-layer for some tokens; further tensors of a tuple are kept as they are (FLUX's text)."""
-
-
-def take(x: Tensor, rows: Rows) -> Tensor:
-    """The tokens ``rows`` of x (B, N, D)."""
-    if rows is None:
-        return x
-    if rows.ndim == 1:
-        return x.index_select(1, rows)
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def put(x: Tensor, rows: Tensor, new: Tensor) -> Tensor:
-    """x (B, N, D) with its tokens ``rows`` overwritten by ``new`` (B, K, D)."""
-    if rows.ndim == 1:
-        return x.index_copy_(1, rows, new)
-    return x.scatter_(1, rows[..., None].expand(-1, -1, x.shape[-1]), new)
+from .visit import Compute, Rows, Visit, outputs, put, take
 
 
 @dataclass
@@ -69,12 +49,11 @@ class Store:
 class TokenCache:
     """The state of one sampling run under a plan; drop it with the run.
 
-    ``peak_bytes`` is the most that it ever held.
     """
 
     def __init__(self, plan: CachePlan) -> None:
         self.plan = plan
-        self.peak_bytes = 0
+        self._peak = 0
         self._reused = frozenset(plan.reused())
         self._stores: dict[tuple[Hashable, tuple[Hashable, ...]], Store] = {}
 
@@ -83,7 +62,7 @@ class TokenCache:
 
     def evaluation(
         self, time: float, members: Sequence[Hashable] = (0,), where: Hashable = None, *, full: bool = False
-    ) -> Visit:
+    ) -> PlanVisit:
         """Begin an evaluation at a diffusion time (1 noise .. 0 image).
 
         ``members``  names of the equal parts of the batch, such as the halves of guidance. A store belongs to one
@@ -93,47 +72,39 @@ class TokenCache:
         ``full``     compute everything and keep it
         """
         key = where, tuple(members)
+        self._peak = self.peak_bytes
         for other in [each for each in self._stores if each[0] == where and each != key and set(each[1]) & set(key[1])]:
             del self._stores[other]
         levels = (FULL,) * len(self.plan.sublayers) if full else self.plan.row(time)
-        return Visit(self, self._stores.setdefault(key, Store()), levels, len(key[1]))
+        return PlanVisit(self, self._stores.setdefault(key, Store()), levels, len(key[1]))
 
     def keeps(self, name: str) -> bool:
         """Whether the output of a sub-layer is ever reused."""
         return name in self._reused
 
-    def note_memory(self) -> None:
-        """Note what is held now."""
-        self.peak_bytes = max(self.peak_bytes, sum(store.bytes for store in self._stores.values()))
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was ever held: it grows within an evaluation only, so it is looked at between them."""
+        return max(self._peak, sum(store.bytes for store in self._stores.values()))
 
     def clear(self) -> None:
         """Drop everything that is kept."""
+        self._peak = self.peak_bytes
         self._stores.clear()
 
 
-class Visit:
-    """One evaluation under a plan: the object that a model's ``forward`` takes as ``cache``.
-
-    ``done`` is the level at which every sub-layer ran, ``forced`` names those that ran in full because there was
-    nothing to reuse, ``watching`` counts the MACs of attention maps made for the selector alone.
-    """
+class PlanVisit(Visit):
+    """One evaluation under a plan."""
 
     def __init__(self, cache: TokenCache, store: Store, levels: Sequence[int], members: int) -> None:
+        super().__init__(cache.plan.sublayers)
         self.cache, self._store, self._members = cache, store, members
-        self._sublayers = cache.plan.sublayers
-        self._levels = dict(zip(cache.plan.sublayers, levels, strict=True))
-        self.done: dict[str, int] = {}
-        self.forced: list[str] = []
-        self.watching = 0
+        self.selector = cache.plan.selector
+        self._levels = dict(zip(self.sublayers, levels, strict=True))
 
-    def branch(self, x: Tensor, name: str, grid: AnyGrid, compute: Compute, gate: Tensor | None = None) -> Tensor:
-        """x (B, N, D) plus the gated output of the sub-layer ``name`` on the tokens of ``grid``."""
-        self.weigh(x, gate)
-        value = self.output(name, grid, x, compute)[0]
-        return x + value if gate is None else torch.addcmul(x, gate, value)
-
-    def weigh(self, x: Tensor, gate: Tensor | None) -> None:
-        """Told before :meth:`output` what its tokens are added to and by which gate, for visits that measure."""
+    def keeps(self, name: str) -> bool:
+        """See :meth:`.visit.Visit.keeps`."""
+        return self.cache.keeps(name)
 
     def output(self, name: str, grid: AnyGrid, x: Tensor, compute: Compute) -> tuple[Tensor, ...]:
         """The sub-layer's output for tokens x (B, N, D) of ``grid``, some of it computed, the rest kept from before."""
@@ -145,7 +116,7 @@ class Visit:
             level, kept = FULL, None
         self.done[name] = level
         if level == FULL:
-            return self._whole(name, like, kept, _tuple(compute(None)))
+            return self._whole(name, like, kept, outputs(compute(None)))
         assert kept is not None
         if kept.age is not None:
             kept.age += 1
@@ -164,22 +135,21 @@ class Visit:
             return new
         position = 0 if kept is None else kept.position
         now = Kept(like, new[0], new[1:], position)
-        if self.cache.plan.selector != "age" and new[0].shape[1] == like[0][1]:
+        if self.selector != "age" and new[0].shape[1] == like[0][1]:
             now.age = torch.ones(new[0].shape[:2], device=new[0].device)
-            if self.cache.plan.selector == "change":
+            if self.selector == "change":
                 now.change = now.age.clone() if kept is None else _change(new[0], kept.value)
         self._store.kept[name] = now
-        self.cache.note_memory()
         return new
 
     def _part(self, name: str, level: int, kept: Kept, compute: Compute) -> None:
         tokens = kept.value.shape[1]
         if tokens != kept.like[0][1]:  # a Poolingformer's attention is one token: all or nothing
-            kept.value, *others = _tuple(compute(None))
+            kept.value, *others = outputs(compute(None))
             kept.others = tuple(others)
             return
         rows = self._rows(name, kept, rows_at(level, tokens))
-        new, *others = _tuple(compute(rows))
+        new, *others = outputs(compute(rows))
         if kept.age is not None:
             number = rows.expand(len(new), -1) if rows.ndim == 1 else rows
             kept.age.scatter_(1, number, 1.0)
@@ -190,8 +160,8 @@ class Visit:
 
     def _rows(self, name: str, kept: Kept, count: int) -> Tensor:
         plan, grid = self.cache.plan, kept.like[3]
-        signal = kept.change if plan.selector == "change" else self._store.signals.get(_block(name))
-        if plan.selector == "age" or signal is None or kept.age is None or signal.shape != kept.age.shape:
+        signal = kept.change if self.selector == "change" else self._store.signals.get(_block(name))
+        if self.selector == "age" or signal is None or kept.age is None or signal.shape != kept.age.shape:
             return self._next_rows(kept, count)
         age, tokens = kept.age, kept.age.shape[1]
         if plan.shared and self._members > 1:
@@ -212,14 +182,14 @@ class Visit:
         return rows.repeat_interleave(len(kept.value) // self._members, dim=0)
 
     def watch_self(self, name: str, q: Tensor, k: Tensor, heads: int) -> None:
-        """Look at queries and keys (B, N, C) of a self-attention that is computed for all tokens, if they are used."""
-        if self.cache.plan.selector == "influence" and q.shape == k.shape:
+        """See :meth:`.visit.Visit.watch_self`."""
+        if self.selector == "influence" and q.shape == k.shape:
             self._store.signals[_block(name)] = influence(q, k, heads)
             self.watching += q.shape[0] * q.shape[1] * k.shape[1] * q.shape[2]
 
     def watch_cross(self, name: str, q: Tensor, k: Tensor, heads: int, mask: Tensor | None, rows: Rows) -> None:
-        """Look at queries (B, K, C) of the tokens ``rows`` and keys (B, L, C) of the text, if they are used."""
-        if self.cache.plan.selector != "entropy":
+        """See :meth:`.visit.Visit.watch_cross`."""
+        if self.selector != "entropy":
             return
         new, block = entropy(q, k, heads, mask), _block(name)
         self.watching += q.shape[0] * q.shape[1] * k.shape[1] * q.shape[2]
@@ -227,16 +197,6 @@ class Visit:
             self._store.signals[block] = new
         elif block in self._store.signals:
             put(self._store.signals[block][..., None], rows, new[..., None])
-
-    @property
-    def recomputed(self) -> float:
-        """Share of the sub-layers' outputs that was computed, the mean of their levels."""
-        levels = self.levels()
-        return sum(LEVELS[level] for level in levels) / len(levels)
-
-    def levels(self) -> tuple[int, ...]:
-        """The levels at which the sub-layers ran, in the plan's order; full where something else ran in their place."""
-        return tuple(self.done.get(name, FULL) for name in self._sublayers)
 
 
 def _queue_on(grid: AnyGrid, seed: int, device: torch.device) -> Tensor:
@@ -255,10 +215,6 @@ _QUEUES: dict[tuple[AnyGrid, int, torch.device], Tensor] = {}
 
 def _block(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _tuple(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return value if isinstance(value, tuple) else (value,)
 
 
 def _change(new: Tensor, old: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from ..bench.cache_comfyui import core_runs
 from ..bench.cache_plot import draw_rows
 from ..bench.cache_verdict import verdicts
 from ..bench.comfyui import comfyui_folders
-from ..cache.costs import sublayer_names
+from ..bundled import bundled_plans
+from ..cache.costs import model_costs, sublayer_names
 from ..cache.plan import CachePlan, read_plan
 from ..checkpoint import load_checkpoint
 from ..sampling import evaluation_times, initial_noise
@@ -30,14 +31,12 @@ from . import options, text
 from .files import check_ending, command_line, to_json, versions, write_png
 from .jury import asker
 from .pictures import check_fits
-from .plan import model_costs
 
 MODELS = ("bundled:dense", "bundled:pixart-dense")
 STEPS, BUDGETS = (20, 8, 4), (0.7, 0.5, 0.4)
 SAMPLES, REFERENCES, TUNING = 24, 1000, 8
 MOST, LEAST_PARTS = 50, 4
 """Pictures of a part at most, and parts at least where there are pictures enough: medians are over the parts."""
-PLANS = Path(__file__).resolve().parents[1] / "bundled" / "plans"
 TUNING_SEED = 500_000
 """Added to the seed for the pictures that plans are calibrated on."""
 HEADER = ("MACs", "seconds", "quartiles", "CPU time", "PSNR dB", "SSIM", "Frechet", "accuracy")
@@ -56,6 +55,11 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"a table of quality, MACs and seconds on models of the procedural pictures; --models takes files "
         f"(default {' '.join(MODELS)}), --steps several (default {' '.join(map(str, STEPS))}), --out a PNG",
+    )
+    group.add_argument(
+        "--cache-real",
+        action="store_true",
+        help="of models of real size: what the plan's solvers take, and seconds of an evaluation by level",
     )
     group.add_argument(
         "--budgets", type=options.budget, nargs="+", metavar="SHARE", help="of the plans (default 70%% 50%% 40%%)"
@@ -84,7 +88,7 @@ def run_cache(args: argparse.Namespace) -> None:
     budgets = sorted(set(args.budgets or BUDGETS), reverse=True)
     if (args.samples or SAMPLES) < 2 or min(every) < 2:
         raise ValueError("a Frechet distance needs at least 2 samples, and a cache at least 2 steps")
-    learned = [read_plan(path) for path in args.plans or sorted(PLANS.glob("*.json"))]
+    learned = [read_plan(path) for path in args.plans or bundled_plans().values()]
     comfyui, why_not = core_folder(args.comfyui)
     notes = [f"Core's EasyCache and LazyCache were not run: {why_not}."] if comfyui is None else []
     rows: list[Row] = []

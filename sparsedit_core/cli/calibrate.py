@@ -9,21 +9,20 @@ from pathlib import Path
 from torch import Tensor
 
 from ..cache.calibrate import Calibrator
-from ..cache.calibrated import WEIGHTINGS, Choices, tried_plan
-from ..cache.costs import sublayer_names
+from ..cache.calibrated import WEIGHTINGS, Choices, calibrate
+from ..cache.costs import model_costs
 from ..cache.draw import draw_plan
-from ..cache.plan import CachePlan, Selector, write_plan
+from ..cache.plan import SELECTORS, CachePlan, write_plan
 from ..conditions import Captions
 from ..sampling import initial_noise
 from . import options
 from .asking import add_asking, asked_from
 from .files import check_ending, command_line, to_json, write_png
-from .plan import model_costs, report, words
+from .plan import report, words
 from .progress import sample_with_bar
 
 SUMMARY = "measure what changes from step to step in dense runs, and solve for the best plan within a budget"
 EXAMPLE = "sparsedit calibrate bundled:dense plan.json --classes all --budget 50% --steps 20"
-SELECTORS: tuple[Selector, ...] = ("age", "change", "entropy", "influence")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,19 +66,16 @@ def run(args: argparse.Namespace) -> None:
     asked = asked_from(args, loaded)
     noise = initial_noise(loaded, len(asked.names), seed=args.seed, size=args.size)
     settings = options.sample_options(args, loaded, options.schedule_from(args, loaded.schedule))
-    calibrator = Calibrator(loaded.family, sublayer_names(loaded.config))
-    calibrator.pictures = len(noise)
-    dense = sample_with_bar(loaded, noise, asked, replace(settings, cache=calibrator), "measuring", seed=args.seed)
     length = asked.conditions.mask.shape[1] if isinstance(asked.conditions, Captions) else None
     costs = model_costs(loaded, args.size, length)
 
-    def tried(plan: CachePlan) -> Tensor:
-        return sample_with_bar(loaded, noise, asked, replace(settings, cache=plan), "trying", seed=args.seed).images
+    def drawn(cache: CachePlan | Calibrator) -> Tensor:
+        label = "trying" if isinstance(cache, CachePlan) else "measuring"
+        return sample_with_bar(loaded, noise, asked, replace(settings, cache=cache), label, seed=args.seed).images
 
     choices = Choices(("self",) if args.partly else ("all",), args.selector)
-    plan = tried_plan(
-        calibrator.calibration(), costs, args.budget, tried, dense.images, choices=choices, trials=args.trials
-    )
+    calibrator = Calibrator(loaded.family, costs.sublayers, pictures=len(noise))
+    plan = calibrate(calibrator, costs, args.budget, drawn, choices=choices, trials=args.trials)
     plan = replace(plan, provenance={**plan.provenance, "command": command_line(args.argv)})
     write_plan(args.out, plan)
     if args.draw is not None:

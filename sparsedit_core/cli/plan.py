@@ -6,13 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..cache.calibrated import with_budget
-from ..cache.costs import Costs, sublayer_costs, sublayer_names
+from ..cache.costs import Costs, model_costs, sublayer_names
 from ..cache.draw import draw_plan
 from ..cache.plan import CachePlan, check_plan, read_plan, write_plan
 from ..cache.rules import RULES, rule_plan
-from ..checkpoint import Loaded
 from ..sampling import evaluation_times
-from ..tokens import Grid, default_sparse_grid
 from ..units import macs_text
 from . import options, text
 from .files import check_ending, to_json, write_png
@@ -58,15 +56,6 @@ def run(args: argparse.Namespace) -> None:
     print(to_json(report(plan, costs, args.out)) if args.json else words(plan, costs, args.out))
 
 
-def model_costs(loaded: Loaded, size: tuple[int, int] | None, text_tokens: int | None = None) -> Costs:
-    """The costs of a model's sub-layers at a picture ``size`` (height, width) in pixels, ``None`` for its own."""
-    factor = loaded.latent.factor
-    height, width = loaded.config.input_size if size is None else (side // factor for side in size)
-    dense: Grid = loaded.model.token_grid(height, width)
-    sparse = None if loaded.layout is None else default_sparse_grid(dense, loaded.config.sparse_side)
-    return sublayer_costs(loaded.config, dense, sparse, text_tokens)
-
-
 def report(plan: CachePlan, costs: Costs, out: Path) -> dict[str, object]:
     """Facts of a plan."""
     macs = plan.macs(costs.macs, costs.outside)
@@ -81,17 +70,16 @@ def report(plan: CachePlan, costs: Costs, out: Path) -> dict[str, object]:
         "flops": 2 * macs,
         "share_of_dense": plan.share(costs.macs, costs.outside),
         "selector": plan.selector,
-        "made_by": plan.provenance.get("made_by", plan.provenance.get("rule")),
+        "made_by": plan.made_by,
     }
 
 
 def words(plan: CachePlan, costs: Costs, out: Path) -> str:
     """The same for people."""
     macs, share = plan.macs(costs.macs, costs.outside), plan.share(costs.macs, costs.outside)
-    made = plan.provenance.get("made_by", plan.provenance.get("rule", "unknown"))
     pairs = [
         ("wrote", str(out)),
-        ("plan", f"{plan.hash}, made by {made}, selector {plan.selector}"),
+        ("plan", f"{plan.hash}, made by {plan.made_by}, selector {plan.selector}"),
         ("for", f"a {plan.family} of {len(plan.sublayers)} sub-layers, {len(plan.times)} steps"),
         ("one picture", f"{macs_text(macs)}, {100 * share:.1f} % of dense (budget {100 * plan.budget:.1f} %)"),
     ]

@@ -10,7 +10,7 @@ import cache_pixart_checks
 import cache_wan_checks
 import torch
 from cache_flux_checks import CONTEXT, POOLED, flux
-from cache_models import close, plan
+from cache_models import close, plan, sized
 from cache_models import run as cached_run
 from cache_wan_checks import CONTEXT as WAN_CONTEXT
 from cache_wan_checks import wan
@@ -82,7 +82,7 @@ def check_the_plan_acts_leaves_no_trace_and_is_counted() -> None:
         done = records(patched)[-1].evaluations
         adapter = pack("nodes.cache_adapters").adapter_of(model)
         for evaluation, level in zip(done, (4, 0, 2, 1), strict=True):
-            costs = adapter.costs((4, 16, *SHAPES[adapter.family]), evaluation.caption_tokens)
+            costs = adapter.costs(sized((4, 16, *SHAPES[adapter.family]), evaluation.caption_tokens))
             assert evaluation.macs == 4 * costs.at([level] * len(adapter.sublayers))
             assert evaluation.dense_macs == 4 * costs.dense
         assert torch.equal(run(model, batch=2), plain)
@@ -182,9 +182,10 @@ def check_reference_pictures_are_counted_and_kept() -> None:
     assert torch.equal(sample(full, conditions=(given, given), size=(10, 7), scheduler="simple"), expected)
     sample(patched, conditions=(given, given), size=(10, 7), scheduler="simple")
     run, adapter = records(patched)[-1], pack("nodes.cache_adapters").adapter_of(model)
-    costs = adapter.costs((2, 16, 10, 7), 5, beside=12)
+    size = sized((2, 16, 10, 7), 5, beside=12)
+    costs = adapter.costs(size)
     assert [each.macs for each in run.evaluations] == [2 * costs.at([level] * 6) for level in (4, 2, 1, 0)]
-    assert run.cache.peak_bytes == sum(adapter.sizes((2, 16, 10, 7), 5, 4, adapter.sublayers, beside=12).values())
+    assert run.cache.peak_bytes == sum(adapter.sizes(size, 4, adapter.sublayers).values())
 
 
 def check_context_windows_have_their_own_stores() -> None:

@@ -8,16 +8,19 @@ import torch
 from cache_models import (
     Part,
     Run,
+    agree,
+    agree_in,
     assert_calibrated,
     close,
+    costs_agree,
     counted,
     kept_storage,
     patcher,
     plain_attention,
     plan,
     randomized,
-    reference,
     run,
+    sized,
 )
 from comfy_pack import Skip, pack
 from load_checks import error_of
@@ -87,11 +90,7 @@ def parts(model: Any, text: int = TEXT) -> list[Part]:
 
 
 def compare(model: Any, made: Run, call: Any, **options: Any) -> None:
-    wanted = reference(made, parts(model), N, call, **options)
-    assert torch.equal(made.outputs[0], wanted[0])
-    for found, expected in zip(made.outputs[1:], wanted[1:], strict=True):
-        close(found, expected)
-    assert not torch.allclose(made.outputs[1], made.outputs[2], atol=1e-2)
+    agree(made, parts(model), N, call, **options)
 
 
 def check_full_is_the_model_bit_for_bit() -> None:
@@ -135,38 +134,28 @@ def check_half_types() -> None:
         model = flux(dtype)
         call = calling(model, 2, dtype)
         made = run(adapter(model), plan(adapter(model), *MIXED), call)
-        wanted = reference(made, parts(model), N, call)
-        for found, expected in zip(made.outputs, wanted, strict=True):
-            assert found.dtype == dtype
-            assert (found - expected).float().norm() < tolerance * expected.float().norm()
+        agree_in(dtype, tolerance, made, parts(model), N, call)
 
 
 def check_costs_are_what_runs() -> None:
     for guidance in (True, False):
         model = flux(guidance_embed=guidance)
         each, call = adapter(model), calling(model)
-        costs = each.costs((1, 16, *SIZE), TEXT)
-        options = {"optimized_attention_override": plain_attention}
+        costs = each.costs(sized((1, 16, *SIZE), TEXT))
         idle = counted(model.model.diffusion_model.pe_embedder, torch.zeros(1, TEXT + N, 3))
-        assert counted(call, 0, options, {}) - idle == costs.dense
-        levels = [[4] * 6, [0] * 6, [1] * 6, [2] * 6, [3] * 6, *MIXED]
-        made = Run(each, plan(each, *levels))
-        made.evaluate(call, options)
-        for row in levels:
-            found = counted(made.evaluate, call, options)
-            assert found - idle == costs.at(row), (row, found - idle, costs.at(row))
+        costs_agree(each, costs, call, idle, MIXED)
 
 
 def check_memory_is_what_was_said() -> None:
     model = flux()
     each = adapter(model)
     made = run(each, plan(each, *MIXED), calling(model, 2))
-    said = sum(each.sizes((2, 16, *SIZE), TEXT, 4, each.sublayers).values())
+    said = sum(each.sizes(sized((2, 16, *SIZE), TEXT), 4, each.sublayers).values())
     assert made.cache.peak_bytes == said
     assert kept_storage(made.cache) == said
     some = [4, 2, 4, 4, 4, 4]
     made = run(each, plan(each, some), calling(model, 2))
-    assert kept_storage(made.cache) == sum(each.sizes((2, 16, *SIZE), TEXT, 4, [each.sublayers[1]]).values())
+    assert kept_storage(made.cache) == sum(each.sizes(sized((2, 16, *SIZE), TEXT), 4, [each.sublayers[1]]).values())
 
 
 def check_control_and_masks() -> None:
@@ -189,13 +178,13 @@ def check_reference_latents() -> None:
         compare(model, made, call)
     beside = adapter(model).beside({"ref_latents": latents})
     assert beside == adapter(model).beside({"reference_latents": latents}) == 12
-    costs = adapter(model).costs((2, 16, *SIZE), TEXT, beside=beside)
+    costs = adapter(model).costs(sized((2, 16, *SIZE), TEXT, beside=beside))
     options = {"optimized_attention_override": plain_attention}
     idle = counted(model.model.diffusion_model.pe_embedder, torch.zeros(2, TEXT + N + 12, 3))
     made = Run(adapter(model), plan(adapter(model), *MIXED))
     for row in ([4] * 6, *MIXED):
         assert counted(made.evaluate, call, options) - idle == 2 * costs.at(row)
-    said = adapter(model).sizes((2, 16, *SIZE), TEXT, 4, adapter(model).sublayers, beside=beside)
+    said = adapter(model).sizes(sized((2, 16, *SIZE), TEXT, beside=beside), 4, adapter(model).sublayers)
     assert kept_storage(made.cache) == made.cache.peak_bytes == sum(said.values())
     if "default_ref_method" in fields():
         call = calling(model, 2, ref_latents=latents, ref_latents_method="index_timestep_zero")

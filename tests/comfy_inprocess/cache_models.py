@@ -123,12 +123,41 @@ def merged(
             handle.remove()
 
 
+def agree(made: Run, parts: Sequence[Part], tokens: int, call: Call, **options: Any) -> None:
+    """What a run gave is what core's own network gives with the branches put back."""
+    wanted = reference(made, parts, tokens, call, **options)
+    assert torch.equal(made.outputs[0], wanted[0])
+    for found, expected in zip(made.outputs[1:], wanted[1:], strict=True):
+        close(found, expected)
+    assert not torch.allclose(made.outputs[1], made.outputs[2], atol=1e-2)
+
+
+def agree_in(dtype: torch.dtype, tolerance: float, made: Run, parts: Sequence[Part], tokens: int, call: Call) -> None:
+    """The same in half precision."""
+    for found, expected in zip(made.outputs, reference(made, parts, tokens, call), strict=True):
+        assert found.dtype == dtype
+        assert (found - expected).float().norm() < tolerance * expected.float().norm()
+
+
+def costs_agree(each: Any, costs: Any, call: Call, idle: int, mixed: Sequence[Sequence[int]]) -> None:
+    """Stated MACs are those of the network, and of the walk at every level; ``idle`` are what no account counts."""
+    options = {"optimized_attention_override": plain_attention}
+    assert counted(call, 0, options, {}) - idle == costs.dense
+    count = len(each.sublayers)
+    levels = [*([level] * count for level in (4, 0, 1, 2, 3)), *mixed]
+    made = Run(each, plan(each, *levels))
+    made.evaluate(call, options)
+    for row in levels:
+        found = counted(made.evaluate, call, options)
+        assert found - idle == costs.at(row), (row, found - idle, costs.at(row))
+
+
 def assert_calibrated(adapter: Any, call: Call) -> None:
     """A calibration computes the model bit for bit and sees every sub-layer. The gates are told."""
     module = pack("sparsedit_core.cache.calibrate")
     calibrator = module.Calibrator(adapter.family, adapter.sublayers)
     weighed: list[Any] = []
-    calibrator.new_run()
+    calibrator.clear()
     for number in range(3):
         visit = calibrator.evaluation(1 - number / 4)
         weigh = visit.weigh
@@ -166,3 +195,8 @@ def kept_storage(cache: Any) -> int:
 
 def close(found: Tensor, wanted: Tensor, tolerance: float = 2e-5) -> None:
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+
+def sized(*facts: Any, **more: Any) -> Any:
+    """How much a model is given: see the adapters' Size."""
+    return pack("nodes.cache_adapter").Size(*facts, **more)

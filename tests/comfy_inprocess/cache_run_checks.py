@@ -15,7 +15,7 @@ FULL, NONE = 4, 0
 
 def plan(model: Any, *rows: int, **values: Any) -> Any:
     """Every sub-layer at level ``rows[i]`` in step i of as many evenly spaced ones; the first is full."""
-    adapter = pack("nodes.cache_adapters").OwnAdapter(model.model.sparsedit.config)
+    adapter = pack("nodes.cache_own").OwnAdapter(model.model.sparsedit.config)
     steps = len(rows) + 1
     times = [1 - step / steps for step in range(steps)]
     table = [[level] * len(adapter.sublayers) for level in (FULL, *rows)]
@@ -24,7 +24,7 @@ def plan(model: Any, *rows: int, **values: Any) -> Any:
 
 def cached(model: Any, wanted: Any, **settings: Any) -> Any:
     """A clone under a plan."""
-    adapter = pack("nodes.cache_adapters").OwnAdapter(model.model.sparsedit.config)
+    adapter = pack("nodes.cache_own").OwnAdapter(model.model.sparsedit.config)
     clone = model.clone()
     made = pack("nodes.cache_run").CacheSettings(adapter, wanted, **settings)
     pack("nodes.schedule_patch").attach_cache(clone, made, "")

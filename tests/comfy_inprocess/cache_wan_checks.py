@@ -8,16 +8,18 @@ import torch
 from cache_models import (
     Part,
     Run,
+    agree,
+    agree_in,
     assert_calibrated,
     close,
+    costs_agree,
     counted,
     kept_storage,
     patcher,
-    plain_attention,
     plan,
     randomized,
-    reference,
     run,
+    sized,
 )
 from comfy_pack import Skip, pack
 from load_checks import error_of
@@ -80,11 +82,7 @@ def parts(model: Any) -> list[Part]:
 
 
 def compare(model: Any, made: Run, call: Any, tokens: int = N, **options: Any) -> None:
-    wanted = reference(made, parts(model), tokens, call, **options)
-    assert torch.equal(made.outputs[0], wanted[0])
-    for found, expected in zip(made.outputs[1:], wanted[1:], strict=True):
-        close(found, expected)
-    assert not torch.allclose(made.outputs[1], made.outputs[2], atol=1e-2)
+    agree(made, parts(model), tokens, call, **options)
 
 
 def check_full_is_the_model_bit_for_bit() -> None:
@@ -141,7 +139,7 @@ def check_more_frames_behind_the_video() -> None:
     made = run(adapter(model), plan(adapter(model), *MIXED), call)
     compare(model, made, call, tokens=N + 24)
     beside = adapter(model).beside({"time_dim_concat": more})
-    said = adapter(model).sizes((2, 16, *SIZE), TEXT, 4, adapter(model).sublayers, beside=beside)
+    said = adapter(model).sizes(sized((2, 16, *SIZE), TEXT, beside=beside), 4, adapter(model).sublayers)
     assert kept_storage(made.cache) == sum(said.values())
 
 
@@ -150,26 +148,16 @@ def check_half_types() -> None:
         model = wan(dtype)
         call = calling(model, 2, dtype)
         made = run(adapter(model), plan(adapter(model), *MIXED), call)
-        wanted = reference(made, parts(model), N, call)
-        for found, expected in zip(made.outputs, wanted, strict=True):
-            assert found.dtype == dtype
-            assert (found - expected).float().norm() < tolerance * expected.float().norm()
+        agree_in(dtype, tolerance, made, parts(model), N, call)
 
 
 def check_costs_are_what_runs() -> None:
     for image in (False, True):
         model = wan(image=image)
         each, call = adapter(model), calling(model)
-        costs = each.costs((1, 16, *SIZE), TEXT)
-        options = {"optimized_attention_override": plain_attention}
+        costs = each.costs(sized((1, 16, *SIZE), TEXT))
         idle = counted(model.model.diffusion_model.rope_encode, *SIZE)
-        assert counted(call, 0, options, {}) - idle == costs.dense
-        levels = [[4] * 6, [0] * 6, [1] * 6, [2] * 6, [3] * 6, *MIXED]
-        made = Run(each, plan(each, *levels))
-        made.evaluate(call, options)
-        for row in levels:
-            found = counted(made.evaluate, call, options)
-            assert found - idle == costs.at(row), (row, found - idle, costs.at(row))
+        costs_agree(each, costs, call, idle, MIXED)
 
 
 def check_memory_is_what_was_said() -> None:
@@ -177,7 +165,8 @@ def check_memory_is_what_was_said() -> None:
     each = adapter(model)
     for row, names in (([4, 2, 4, 4, 4, 4], [each.sublayers[1]]), (MIXED[0], each.sublayers)):
         made = run(each, plan(each, row), calling(model, 2))
-        said = sum(each.sizes((2, 16, *SIZE), TEXT, 4, [n for n in names if n in made.cache.plan.reused()]).values())
+        reused = [name for name in names if name in made.cache.plan.reused()]
+        said = sum(each.sizes(sized((2, 16, *SIZE), TEXT), 4, reused).values())
         assert made.cache.peak_bytes == said
         assert kept_storage(made.cache) == said
 
