@@ -26,8 +26,9 @@ T5_SIZES = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers"
 CORE_SIZES = {
     "t5": T5_SIZES,
     "clip_l": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2},
-    "umt5": {**T5_SIZES, "d_model": 4096, "vocab_size": 120},  # core makes every Wan2.1 for texts this wide
+    "umt5": {**T5_SIZES, "vocab_size": 120},
     "flux": {"hidden_size": 128, "num_heads": 1, "context_in_dim": T5_SIZES["d_model"]},
+    "wan2.1": {"text_dim": T5_SIZES["d_model"]},
     "wan_vae": {"dim": 8},
 }
 """What :func:`core` changes of core's sizes; head sizes are core's."""

@@ -31,10 +31,17 @@ SAVED = {
     "SparseDiT PixArt side by side": (3, {(512, 512)}),
     "SparseDiT token cache quickstart": (1, {(1298, 1776)}),
     "SparseDiT token cache PixArt": (10, {(256, 256)}),
+    "SparseDiT token cache FLUX": (1, {(256, 256)}),
+    "SparseDiT token cache Wan2.1": (1, {(96, 64)}),
 }
 """Pictures that a template saves, and their sizes."""
 ONE_RUN = [name for name in SAVED if name not in ("SparseDiT schedule tuning sheet", "SparseDiT img2img")]
 """Templates whose report is about a single run of a sampler."""
+SMALLER = {
+    "EmptySD3LatentImage": {"width": 256, "height": 256},
+    "EmptyHunyuanLatentVideo": {"width": 96, "height": 64, "length": 9},
+}
+"""Sizes that tests run FLUX.1 and Wan2.1 at: attention over those of the templates takes a CPU too long."""
 INSTALLED = find_comfyui()
 NOTES, BYPASSED = ("Note", "MarkdownNote"), 4
 SEED_CONTROL = ("fixed", "randomize", "increment", "decrement")
@@ -46,6 +53,12 @@ def read(file: Path) -> dict[str, Any]:
 
 def api_twin(template: Path) -> dict[str, Any]:
     return read(template.parent / "api" / template.name)
+
+
+def smaller(prompt: dict[str, Any]) -> dict[str, Any]:
+    for node in prompt.values():
+        node["inputs"] |= SMALLER.get(node["class_type"], {})
+    return prompt
 
 
 def test_all_templates_are_there() -> None:
@@ -121,6 +134,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     stand_ins.vae(comfy, models / "vae" / "vae-ft-mse-840000-ema-pruned.safetensors")
     encoder = models / "text_encoders" / "t5xxl_fp16.safetensors"
     stand_ins.text_encoder(comfy, encoder, base / "custom_nodes" / "tiny_t5")
+    stand_ins.core(comfy, models, base / "custom_nodes" / "tiny_core")
+    stand_ins.vae(comfy, models / "vae" / "ae.safetensors", 16)
     with Server(comfy, base) as running:
         yield running
 
@@ -130,7 +145,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda file: file.stem)
 class TestInComfyUI:
     def test_api_twin_runs(self, server: Server, template: Path) -> None:
-        check_outputs(server, template, server.queue(api_twin(template)))
+        check_outputs(server, template, server.queue(smaller(api_twin(template))))
 
     def test_template_runs(self, server: Server, template: Path) -> None:
         """The UI file, converted as the browser does; comfy-cli has the converter."""
@@ -138,14 +153,14 @@ class TestInComfyUI:
         prompt = convert(read(template), server.get("/object_info"))
         twin = api_twin(template)
         assert {n: item["inputs"] for n, item in prompt.items()} == {n: item["inputs"] for n, item in twin.items()}
-        check_outputs(server, template, server.queue(prompt))
+        check_outputs(server, template, server.queue(smaller(prompt)))
 
     def test_another_seed_reports_the_same_but_for_the_seconds(self, server: Server, template: Path) -> None:
         if template.stem not in ONE_RUN:
             pytest.skip("its report is about several runs")
         texts = []
         for seed in (11, 12):
-            prompt = api_twin(template)
+            prompt = smaller(api_twin(template))
             for sampler in (item for item in prompt.values() if item["class_type"] == "KSampler"):
                 sampler["inputs"] |= {"seed": seed, "steps": 4}
             (text,) = texts_of(server.queue(prompt))
@@ -153,6 +168,49 @@ class TestInComfyUI:
             texts.append(["".join(line.split()[:-1]) for line in lines])
         assert texts[0] == texts[1]
         assert len(texts[0]) == 4 + 2 + ("token cache" in template.stem)
+
+
+@pytest.mark.comfy
+@pytest.mark.skipif(not INSTALLED, reason="no ComfyUI found; set COMFYUI_PATH to a checkout to run these")
+class TestCoreModelsInComfyUI:
+    """FLUX.1 and Wan2.1 of ComfyUI's own loaders: what the notes of their templates say."""
+
+    def test_without_a_plan_everything_is_computed(self, server: Server) -> None:
+        plain, cached = (smaller(api_twin(PACK / "workflows" / "SparseDiT token cache FLUX.json")) for _ in range(2))
+        for prompt in (plain, cached):
+            prompt["10"]["inputs"]["seed"] = 21
+        del plain["8"], plain["9"]["inputs"]["plan"]  # as the browser does with a bypassed node
+        core = smaller(api_twin(PACK / "workflows" / "SparseDiT token cache FLUX.json"))
+        for number in ("8", "9", "11", "14"):
+            del core[number]
+        core["10"]["inputs"] |= {"model": ["1", 0], "seed": 21}
+        core["12"]["inputs"]["samples"] = ["10", 0]
+        pictures = [self.picture(server, server.queue(prompt)) for prompt in (core, plain, cached)]
+        assert pictures[0] == pictures[1]
+        assert pictures[0] != pictures[2]
+
+    def test_a_calibration_takes_the_place_of_the_rule(self, server: Server) -> None:
+        workflow = read(PACK / "workflows" / "SparseDiT token cache Wan2.1.json")
+        (node,) = (node for node in workflow["nodes"] if node["type"] == "SparseDiTCalibrate")
+        assert node["mode"] == BYPASSED
+        values = [value for value in node["widgets_values"] if value not in SEED_CONTROL]
+        named = {port["name"] for port in node["inputs"] if "widget" in port}
+        links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+        inputs = {port["name"]: links[port["link"]] for port in node["inputs"] if port["link"] is not None}
+        inputs |= dict(zip(node["widgets_values_named"], values, strict=True))
+        assert named == set(node["widgets_values_named"])
+        prompt = smaller(api_twin(PACK / "workflows" / "SparseDiT token cache Wan2.1.json"))
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs | {"steps": 4}}
+        prompt["10"]["inputs"]["plan"] = [str(node["id"]), 0]
+        prompt["12"]["inputs"]["steps"] = 4
+        (text,) = texts_of(server.queue(prompt))
+        assert "token cache (calibrate" in text
+
+    def picture(self, server: Server, history: dict[str, Any]) -> bytes:
+        assert history["status"]["status_str"] == "success", history["status"]["messages"]
+        (image,) = saved_of(history)
+        with Image.open(server.base / "output" / image["subfolder"] / image["filename"]) as picture:
+            return picture.tobytes()
 
 
 def test_template_of_the_pack_is_offered(server: Server) -> None:
@@ -163,18 +221,23 @@ def check_outputs(server: Server, template: Path, history: dict[str, Any]) -> No
     """Success, the expected saved pictures, a report in words and pictures."""
     assert history["status"]["status_str"] == "success", history["status"]["messages"]
     images = [image for output in history["outputs"].values() for image in output.get("images", [])]
-    saved = [image for image in images if image["type"] == "output"]
+    saved = saved_of(history)
     count, sizes = SAVED[template.stem]
     assert len(saved) == count
     found = set()
     for image in saved:
         with Image.open(server.base / "output" / image["subfolder"] / image["filename"]) as picture:
             found.add(picture.size)
-            assert len(picture.getcolors(1 << 20) or []) > 20
+            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
     assert found == sizes
     assert len(images) > len(saved)
     (text,) = texts_of(history)
     assert "of dense" in text
+
+
+def saved_of(history: dict[str, Any]) -> list[dict[str, Any]]:
+    images = [image for output in history["outputs"].values() for image in output.get("images", [])]
+    return [image for image in images if image["type"] == "output"]
 
 
 def texts_of(history: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ def main(root: str, models: str, config: str) -> None:
     torch.manual_seed(0)
     files = {
         "diffusion_models/flux1-schnell": flux(sizes["flux"], sizes["clip_l"]["hidden_size"]),
-        "diffusion_models/wan2.1_t2v_1.3B_fp16": wan(),
+        "diffusion_models/wan2.1_t2v_1.3B_fp16": wan(sizes["wan2.1"]),
         "text_encoders/clip_l": clip(root, sizes["clip_l"]),
         "text_encoders/umt5_xxl_fp8_e4m3fn_scaled": umt5(root, sizes["umt5"]),
         "vae/wan_2.1_vae": vae(sizes["wan_vae"]),
@@ -53,12 +53,12 @@ def flux(sizes: dict[str, Any], pooled: int) -> Any:
     return randomized(flux.Flux, **settings)
 
 
-def wan() -> Any:
+def wan(sizes: dict[str, Any]) -> Any:
     """Two blocks with one head."""
     from comfy.ldm.wan.model import WanModel
 
-    sizes = {"in_dim": 16, "out_dim": 16, "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2}
-    return randomized(WanModel, model_type="t2v", **sizes)
+    own = {"in_dim": 16, "out_dim": 16, "dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2}
+    return randomized(WanModel, model_type="t2v", **own, **sizes)
 
 
 def vae(sizes: dict[str, Any]) -> Any:

@@ -41,11 +41,11 @@ class TinyWanVAE(wan_vae.WanVAE):  # type: ignore[misc]
 
 
 def tiny(detect: Any) -> Any:
-    """What core finds out about a file, for FLUX with the sizes of the file in ComfyUI 0.3.64 too."""
+    """What core finds out about a file, with the sizes that it does not read from it (of FLUX only in 0.3.64)."""
 
     def detected(*arguments: Any, **keywords: Any) -> Any:
         found = detect(*arguments, **keywords)
-        return found | CONFIG["flux"] if found and found.get("image_model") == "flux" else found
+        return found | CONFIG.get(found.get("image_model"), {}) if found else found
 
     return detected
 
