@@ -66,7 +66,8 @@ def cells(images: Tensor, dense: Grid, sparse: Grid) -> Tensor:
 
 def borders(dense: int, sparse: int) -> list[int]:
     """Where along ``dense`` tokens of a side one of ``sparse`` cells ends and the next begins."""
-    owner = [number * sparse // dense for number in range(dense)]
+    numbers = torch.arange(sparse, dtype=torch.float32).reshape(1, sparse, 1)
+    owner = upsample(numbers, (sparse, 1), (dense, 1)).flatten().tolist()  # torch rounds some ratios by itself
     return [number for number, (a, b) in enumerate(pairwise(owner), 1) if a != b]
 
 
