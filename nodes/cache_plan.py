@@ -82,6 +82,7 @@ class SparseDiTCachePlan(io.ComfyNode):  # type: ignore[misc]
                 io.String.Output(display_name="text", tooltip="The MACs that it takes."),
             ],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # visited even when all is cached: the picture on it needs what it ran with
         )
 
     @classmethod

@@ -32,7 +32,7 @@ from .plans import Grids, costs_of, plan_of_name, plan_words
 from .sampling_time import model_timestep
 
 BY_RULE = {f"rule: {name}": name for name in RULES}
-KEPT = 32
+KEPT = 256
 
 
 class Widgets(NamedTuple):
