@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from comfy_pack import pack
-from lora_checks import everywhere, lora, with_lora
+from lora_checks import everywhere, logged, lora, with_lora
 from sampling import cancelled, sample
 from scheduled import apply, load, load_dense, records, schedule
 
@@ -110,17 +111,21 @@ def check_memory_is_told_limited_and_refused() -> None:
     wanted = plan(model, 0, 0, 0)
     sublayers = len(wanted.sublayers)
     one = 2 * 64 * model.model.sparsedit.config.hidden_size * 4
+    told = [each.getMessage() for each in logged(lambda: sample(cached(model, wanted)), logging.INFO)]
+    needed = pack("sparsedit_core.units").memory_text(sublayers * one)
+    assert told[0] == f"token cache: will keep up to {needed} beside the model", "before anything else of the run"
     patched = cached(model, wanted, limit=3 * one)
-    sample(patched)
+    (warned,) = [each.getMessage() for each in logged(lambda: sample(patched), logging.WARNING)]
+    assert f"3 of its {sublayers} sub-layers are kept" in warned
     run = records(patched)[-1]
     assert run.cache.peak_bytes <= 3 * one
     assert run.evaluations[1].recomputed == (sublayers - 3) / sublayers
-    told = ""
+    refused = ""
     try:
         sample(cached(model, wanted, limit=one - 1))
     except ValueError as error:
-        told = str(error)
-    assert "one sub-layer alone takes" in told
+        refused = str(error)
+    assert "one sub-layer alone takes" in refused
 
 
 def check_percents_limit_where_it_acts() -> None:
