@@ -15,6 +15,7 @@ import torch
 from tiny import config, random_model
 from train_runs import LAYOUT, SCHEDULE, MemorySource, options, same, tiny_run, train
 
+from sparsedit_core import PruningSchedule
 from sparsedit_core.checkpoint import Latent, Loaded, load_checkpoint
 from sparsedit_core.train.batches import MicroBatches
 from sparsedit_core.train.curves import draw_curves
@@ -80,6 +81,37 @@ def test_blocks_are_computed_twice_where_they_are_recomputed(tmp_path: Path) -> 
     go(tmp_path / "a.safetensors", loaded, options(pictures=4))
     go(tmp_path / "b.safetensors", loaded, options(pictures=4, checkpointing=True))
     assert len(calls) == 3
+
+
+def test_compiled_blocks_train_to_the_same_model(tmp_path: Path) -> None:
+    """One graph a role and grid, recomputed activations and watched tokens among them; nothing stays compiled."""
+    teacher = random_model(replace(config(depth=3), learn_sigma=False), seed=4)
+    settings = {"distill": 0.5, "distill_features": 0.5, "checkpointing": True, "pictures": 16}
+    plain, fast = (replace(tiny_run("0+1x[1,0,1,1]+0"), schedule=PruningSchedule(0.75, 0.75)) for _ in range(2))
+    expected = go(tmp_path / "plain.safetensors", plain, options(**settings), teacher=teacher)
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    try:
+        found = go(tmp_path / "fast.safetensors", fast, options(compile=True, **settings), teacher=teacher)
+    except ValueError as error:
+        pytest.skip(str(error))
+    x, t, y = torch.randn(8, 4, 8, 8), torch.linspace(0, 990, 8), torch.arange(8) % 5
+    with torch.no_grad():  # not the weights: the gradient of keys' biases is rounding, which Adam scales up
+        torch.testing.assert_close(found.model(x, t, y), expected.model(x, t, y), rtol=1e-3, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] == 1 + 3  # the trial and the roles
+    assert not counters["graph_break"]
+    assert not any("forward" in vars(module) for module in fast.model.modules())
+
+
+def test_without_a_compiler_a_run_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(*_: Any) -> Any:
+        raise RuntimeError("no g++ here\nand no cl")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with pytest.raises(ValueError, match=r"compile=True does not work on the device cpu \(no g\+\+ here\); leave it"):
+        go(tmp_path / "x.safetensors", settings=options(compile=True))
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.parametrize("objective", ["dit", "min_snr"])

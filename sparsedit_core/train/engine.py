@@ -11,7 +11,7 @@ from typing import Any
 from ..backbone import Backbone
 from ..checkpoint import Loaded
 from ..extras import imported
-from .autocast import fast_attention, recomputing
+from .autocast import compiled, fast_attention, recomputing
 from .checks import check_run
 from .options import Precision, TrainOptions
 from .progress import Watcher
@@ -53,6 +53,7 @@ def train(
         on_cpu = accelerator.device.type == "cpu"
         models = [loaded.model] if teacher is None else [loaded.model, teacher]
         stack.enter_context(fast_attention(models, on_cpu and options.precision == "bf16"))
+        stack.enter_context(compiled(loaded.model, options.compile))
         stack.enter_context(recomputing(loaded.model, options.checkpointing))
         if run.teacher is not None:
             stack.enter_context(run.teacher.watching())
@@ -75,9 +76,7 @@ def accelerator_for(precision: Precision, cpu: bool) -> Iterator[Any]:
     whole = accelerate.utils.GradientAccumulationPlugin(num_steps=1)  # else a setting of `accelerate launch` divides
     try:
         try:
-            accelerator = accelerate.Accelerator(
-                mixed_precision=precision, cpu=cpu, gradient_accumulation_plugin=whole
-            )
+            accelerator = accelerate.Accelerator(mixed_precision=precision, cpu=cpu, gradient_accumulation_plugin=whole)
         except ValueError as error:
             raise ValueError(f"precision={precision} cannot be used here: {error}") from error
         if precision != "no" and not accelerator.native_amp:  # accelerate would compute in full precision then

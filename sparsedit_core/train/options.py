@@ -28,6 +28,7 @@ class TrainOptions:
     ``distill_features``  weight of the distance to the teacher's token maps at segment ends; acts with a teacher
     ``precision``         "bf16" or "fp16": blocks compute in it; weights, optimiser and loss stay as they are
     ``checkpointing``     keep only what enters each block and compute the rest again in the backward pass
+    ``compile``           run the blocks through torch.compile, one graph for each of their roles and token grids
     ``keep``              states kept for ``resume``
     """
 
@@ -51,6 +52,7 @@ class TrainOptions:
     distill_features: float = 0.0
     precision: Precision = "no"
     checkpointing: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= self.pictures or min(self.save_every, self.accumulate, self.keep) < 1:
