@@ -29,6 +29,7 @@ from ..train.autocast import fast_attention, mixed_precision
 from ..train.batches import MicroBatch, MicroBatches
 from ..train.engine import train
 from ..train.objective import Objective, objective_name
+from ..train.optim import optimizer_of
 from ..train.options import TrainOptions
 from ..train.progress import Progress, Watcher
 from ..train.source import Source
@@ -211,12 +212,7 @@ def _bare_stretch(case: TrainCase, options: TrainOptions, loaded: Loaded, ready:
     device = torch.device(case.device)
     model = loaded.model.to(device).train()
     objective = Objective(objective_name(options.objective, loaded.prediction, loaded.config))
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        options.learning_rate,
-        betas=(0.9, options.beta2),
-        weight_decay=options.weight_decay,
-    )
+    optimizer = optimizer_of(model, options)
     parts = [batch.to(device, torch.float32) for batch in ready]
     clock = _Clock(device)
     with ExitStack() as stack:

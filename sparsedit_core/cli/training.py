@@ -18,7 +18,7 @@ from ..config import Family
 from ..train.checks import check_source
 from ..train.data import PROCEDURAL, open_source
 from ..train.engine import train
-from ..train.options import ObjectiveName, Precision, TrainOptions
+from ..train.options import ObjectiveName, OptimizerName, Precision, TrainOptions
 from ..train.progress import RunLog, Watcher
 from ..train.signals import Interrupted
 from ..train.source import Source
@@ -31,10 +31,10 @@ HELP = {
     "pictures": "pictures seen in all",
     "batch": "pictures in one step, over all processes",
     "accumulate": "parts of a process's share of a batch, computed one after the other: less memory",
-    "learning_rate": "peak learning rate of AdamW",
+    "learning_rate": "peak learning rate",
     "warmup": "steps of linear warm-up",
     "decay": "fraction of the run, at its end, over which the rate falls to zero",
-    "weight_decay": "AdamW's weight decay",
+    "weight_decay": "weight decay",
     "beta2": "AdamW's decay of squared gradients",
     "clip": "largest norm of a gradient, 0 for no limit",
     "label_drop": "fraction of labels or captions replaced by the null class or caption",
@@ -43,6 +43,7 @@ HELP = {
     "first": "number of the first picture",
     "save_every": "pictures between two saves of the model and of the run's state",
     "keep": "states that are kept for --resume",
+    "optimizer": "adamw; muon: for the matrices of the blocks, with AdamW for the rest",
     "objective": "flow: rectified flow; dit: DiT's loss with learned variance; min_snr: SparseDiT's weighting of it; "
     "auto: flow or dit, after what the model predicts",
     "distill": "with --teacher: weight of its prediction as the target, the pictures' has the rest",
@@ -51,7 +52,11 @@ HELP = {
     "checkpointing": "compute every block again in the backward pass: less memory, a third more time",
     "compile": "run the blocks through torch.compile: a minute of compiling, then faster steps",
 }
-CHOICES = {"objective": get_args(ObjectiveName), "precision": get_args(Precision)}
+CHOICES = {
+    "optimizer": get_args(OptimizerName),
+    "objective": get_args(ObjectiveName),
+    "precision": get_args(Precision),
+}
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:

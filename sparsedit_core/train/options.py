@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 ObjectiveName = Literal["auto", "flow", "dit", "min_snr"]
 Precision = Literal["no", "bf16", "fp16"]
+OptimizerName = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class TrainOptions:
     ``clip``              largest norm of the gradient of a step; 0 clips nothing
     ``label_drop``        fraction of labels or captions replaced by the null one (classifier-free guidance)
     ``ema``               decay of the averaged weights per step; they are what is saved
+    ``optimizer``         "adamw", or "muon" for the matrices of the blocks; see optim.py
     ``objective``         see objective.py; "auto" is "flow" or "dit", after what the model predicts
     ``distill``           weight of the teacher's prediction as the target, against the pictures'; acts with a teacher
     ``distill_features``  weight of the distance to the teacher's token maps at segment ends; acts with a teacher
@@ -47,6 +49,7 @@ class TrainOptions:
     first: int = 0
     save_every: int = 16_000
     keep: int = 2
+    optimizer: OptimizerName = "adamw"
     objective: ObjectiveName = "auto"
     distill: float = 1.0
     distill_features: float = 0.0
@@ -72,7 +75,7 @@ class TrainOptions:
         for name in ("clip", "weight_decay", "distill_features", "warmup", "first"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)} must be a number of 0 or more")
-        for name, kind in (("objective", ObjectiveName), ("precision", Precision)):
+        for name, kind in (("optimizer", OptimizerName), ("objective", ObjectiveName), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose {', '.join(get_args(kind))}")
 

@@ -1,6 +1,6 @@
 """The training loop, on accelerate: one process or many, on one device each.
 
-    steps of  [ micro-batch -> forward -> loss -> backward ] x accumulate,  clip,  AdamW,  averaged weights
+    steps of  [ micro-batch -> forward -> loss -> backward ] x accumulate,  clip,  AdamW or Muon,  averaged weights
 
 Every ``save_every`` pictures the averaged weights are written to OUT and the state of the run beside it, so that a
 run can be ended at any moment and go on to the same weights (state.py, batches.py).
@@ -31,6 +31,7 @@ from .batches import MicroBatch, MicroBatches, ahead
 from .checks import check_same, deciding
 from .distill import Teacher
 from .objective import Objective, objective_name
+from .optim import optimizer_of
 from .options import TrainOptions
 from .progress import Progress, Watcher
 from .resume import open_folder, pack, unpack
@@ -79,10 +80,7 @@ class Run:
         self.average = AveragedModel(self.plain, multi_avg_fn=get_ema_multi_avg_fn(options.ema))  # type: ignore[no-untyped-call]
         self.averaged = cast(Backbone, self.average.module)
         self.weights = [p for p in self.plain.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.weights, options.learning_rate, betas=(0.9, options.beta2), weight_decay=options.weight_decay
-        )
-        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer)
+        self.model, self.optimizer = accelerator.prepare(self.plain, optimizer_of(self.plain, options))
         self.done, self.smoothed, self.seconds, self.pace = 0, 0.0, 0.0, 0.0
         self.saved: str | None = None
 

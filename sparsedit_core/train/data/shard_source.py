@@ -75,7 +75,8 @@ class ShardSource:
         self._opened: dict[int, _Open] = {}
 
     def batch(self, first: int, size: int) -> tuple[Tensor, Conditions]:
-        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32, already scaled, and labels or captions."""
+        """Samples ``first`` .. ``first + size - 1``: (size, C, H, W) float32, already scaled, and labels or captions.
+        """
         samples = torch.empty(size, self.latent.channels, *self.input_size)
         labels = torch.empty(size, dtype=torch.int64)
         spoken: list[Captions] = []
