@@ -163,4 +163,5 @@ def _trials(plan: CachePlan) -> str:
     errors = [each["error"] for each in plan.provenance.get("trials", ())]
     if not errors:
         return ""
-    return f"; mean squared error of the {len(errors)} trials {min(errors):.2g} to {max(errors):.2g}, the least is kept"
+    least, most = min(errors), max(errors)
+    return f"; typical squared error of the {len(errors)} trials {least:.2g} to {most:.2g}, the least is kept"

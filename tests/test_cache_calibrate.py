@@ -23,6 +23,7 @@ from sparsedit_core.cache.calibrated import (
     calibrated_plan,
     calibration_from_json,
     tried_plan,
+    typical_error,
     with_budget,
 )
 from sparsedit_core.cache.costs import Costs, sublayer_costs, sublayer_names
@@ -137,11 +138,12 @@ def test_the_trial_with_the_least_error_is_kept(dense: sd.Loaded) -> None:
     wanted = plans[3]
 
     def run(plan: CachePlan) -> Tensor:
-        return torch.tensor(0.5 if plan == wanted else 2.0)
+        return torch.tensor([[0.5, 0.5], [0.5, -0.5], [9.0, 9.0]] if plan == wanted else [[2.0, 2.0]] * 3)
 
-    best = tried_plan(calibration, costs, 0.5, run, torch.tensor(0.0))
-    assert best == wanted
-    assert min(trial["error"] for trial in best.provenance["trials"]) == 0.25
+    best = tried_plan(calibration, costs, 0.5, run, torch.zeros(3, 2))
+    assert best == wanted, "one picture that went another way does not decide"
+    assert min(trial["error"] for trial in best.provenance["trials"]) == pytest.approx((0.25 * 0.25 * 81) ** (1 / 3))
+    assert typical_error(torch.ones(2, 3), torch.ones(2, 3)) == pytest.approx(1e-12)
     alone = tried_plan(calibration, costs, 0.5, lambda _: pytest.fail("one trial needs no run"), Tensor(), trials=1)
     assert alone == plans[0]
 
