@@ -17,7 +17,8 @@ from sparsedit_core.cost import MODELS
 from sparsedit_core.schedule import PruningSchedule
 from sparsedit_core.train.autocast import mixed_precision, recomputing
 from sparsedit_core.train.memory import kept_bytes, training_memory
-from sparsedit_core.train.options import Precision
+from sparsedit_core.train.optim import optimizer_of
+from sparsedit_core.train.options import OptimizerName, Precision, TrainOptions
 
 LAYOUT = "1+1x[1,1,1,0]+1"
 
@@ -41,11 +42,14 @@ def test_a_dense_block_by_hand() -> None:
     assert two.activations - one.activations == 4 * numbers
 
 
-def test_state_by_hand() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_by_hand(name: OptimizerName) -> None:
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip(f"torch {torch.__version__} has no Muon")
     model = random_model(config(depth=2))
-    found = training_memory(config(depth=2))
+    found = training_memory(config(depth=2), optimizer=name)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, 1e-3)
+    optimizer = optimizer_of(model, TrainOptions(optimizer=name))
     model(*inputs(model.config)).square().mean().backward()
     optimizer.step()
     average = torch.optim.swa_utils.AveragedModel(model)

@@ -62,8 +62,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Count and print."""
     found = _model(args)
-    if not args.training and (args.batch or args.precision or args.checkpointing):
-        raise ValueError("--batch, --precision and --checkpointing are about the memory of training; add --training")
+    if not args.training and (args.batch or args.precision or args.checkpointing or args.optimizer):
+        raise ValueError(
+            "--batch, --precision, --checkpointing and --optimizer are about the memory of training; add --training"
+        )
     schedule = options.schedule_from(args, found.schedule)
     report = count(found, args, schedule)
     if args.training:

@@ -9,13 +9,13 @@ from typing import Any, get_args
 from ..config import BackboneConfig
 from ..tokens import Grid
 from ..train.memory import training_memory
-from ..train.options import Precision
+from ..train.options import OptimizerName, Precision
 from . import options, text
 
 ROWS = {
     "parameters": "parameters, float32",
     "gradients": "gradients",
-    "optimizer": "AdamW",
+    "optimizer": "optimizer",
     "average": "averaged weights",
     "activations": "kept activations",
     "recomputed": "the block computed again",
@@ -29,6 +29,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--training", action="store_true", help="count the bytes that training keeps on the device")
     group.add_argument("--batch", type=options.positive, metavar="N", help="samples of a micro-batch (default 32)")
     group.add_argument("--precision", choices=get_args(Precision), help="what blocks compute in (default bf16)")
+    group.add_argument("--optimizer", choices=get_args(OptimizerName), help="of the training (default adamw)")
     group.add_argument(
         "--checkpointing", action="store_true", help="blocks keep their inputs and are computed again in the backward"
     )
@@ -39,7 +40,12 @@ def memory_report(config: BackboneConfig, args: argparse.Namespace, dense: Grid,
     batch, precision = args.batch or 32, args.precision or "bf16"
     p = config.patch_size
     sized = replace(config, input_size=(dense[0] * p, dense[1] * p))
-    settings: dict[str, Any] = {"batch": batch, "precision": precision, "checkpointing": args.checkpointing}
+    settings: dict[str, Any] = {
+        "batch": batch,
+        "precision": precision,
+        "checkpointing": args.checkpointing,
+        "optimizer": args.optimizer or "adamw",
+    }
     keywords = settings | {"caption_tokens": args.caption_tokens}
     units = "bytes of one process and one micro-batch"
     plain = training_memory(replace(sized, layout=None), **keywords).to_json()
@@ -61,6 +67,7 @@ def memory_text(report: dict[str, Any]) -> str:
     ]
     precision = {"no": "float32"}.get(report["precision"], report["precision"])
     how = f"micro-batch of {report['batch']}, {precision}" + ", checkpointing" * report["checkpointing"]
+    how += f", {report['optimizer']}"
     table = text.table([f"training, {how}", *(names[column] for column in columns)], rows)
     return (
         f"{table}\nCounted on tensors without content. Temporary buffers, a teacher and the device's own are not in it."

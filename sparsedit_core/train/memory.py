@@ -23,7 +23,8 @@ from ..cost import caption_length
 from ..sdtm import Block
 from ..tokens import Grid
 from .autocast import mixed_precision, recomputing
-from .options import Precision
+from .optim import shared_out
+from .options import OptimizerName, Precision
 
 _STEP, _AVERAGED = 4, 8  # bytes of AdamW's step count of a parameter, and of the count of averaged steps
 
@@ -34,7 +35,7 @@ class TrainingMemory:
 
     ``parameters``   float32 weights, the position table included
     ``gradients``    one float32 number for every trained weight
-    ``optimizer``    AdamW's two moments of every trained weight
+    ``optimizer``    AdamW's two moments of every trained weight; Muon has one
     ``average``      the averaged weights
     ``activations``  what the forward pass keeps for the backward pass; in bf16 and fp16 with the weights' copies in it
     ``recomputed``   with checkpointing: what the largest block keeps while it is computed again; else 0
@@ -66,6 +67,7 @@ def training_memory(
     batch: int = 1,
     precision: Precision = "no",
     checkpointing: bool = False,
+    optimizer: OptimizerName = "adamw",
     sparse_grid: Grid | None = None,
     caption_tokens: int | None = None,
 ) -> TrainingMemory:
@@ -73,8 +75,8 @@ def training_memory(
 
     Attention is torch's fused one, which keeps no weights of pairs of tokens (bf16 on a CPU is trained without it).
     ``sparse_grid`` is the one of the batch (the most tokens of a schedule take the most memory), ``None`` the
-    config's own; ``precision`` and ``checkpointing`` are those of :class:`.options.TrainOptions`; captions are
-    ``caption_tokens`` long (``None``: see :func:`..cost.caption_length`).
+    config's own; ``precision``, ``checkpointing`` and ``optimizer`` are those of :class:`.options.TrainOptions`.
+    Captions are ``caption_tokens`` long (``None``: see :func:`..cost.caption_length`).
     """
     if batch < 1 or precision not in get_args(Precision):
         raise ValueError(f"found batch {batch} and precision {precision!r}; expected 1 or more, and no, bf16 or fp16")
@@ -84,6 +86,8 @@ def training_memory(
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         everything = _bytes(model.parameters())
         trained = _bytes(weights)
+        matrices, others = shared_out(model, optimizer)
+        moments = _bytes(matrices) + 2 * _bytes(others) + _STEP * len(others)
         plain, by_block = _kept(model, batch, precision, sparse_grid, length)
         largest = 0
         if checkpointing:
@@ -93,7 +97,7 @@ def training_memory(
     return TrainingMemory(
         parameters=everything,
         gradients=trained,
-        optimizer=2 * trained + _STEP * len(weights),
+        optimizer=moments,
         average=everything + _AVERAGED,
         activations=plain,
         recomputed=largest,

@@ -9,19 +9,26 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone
-from .options import TrainOptions
+from .options import OptimizerName, TrainOptions
 
 BETA = 0.9  # AdamW's decay of gradients
 
 
 def optimizer_of(model: Backbone, options: TrainOptions) -> torch.optim.Optimizer:
     """What ``options.optimizer`` names, for the trained weights of ``model``; ``ValueError`` if torch lacks it."""
-    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    if options.optimizer == "adamw":
-        return _adamw([value for _, value in named], options)
-    matrices = [value for name, value in named if value.ndim == 2 and name.startswith("blocks.")]
-    chosen = {id(value) for value in matrices}
-    return MuonAdamW(matrices, [value for _, value in named if id(value) not in chosen], options)
+    matrices, others = shared_out(model, options.optimizer)
+    return MuonAdamW(matrices, others, options) if matrices else _adamw(others, options)
+
+
+def shared_out(model: Backbone, optimizer: OptimizerName) -> tuple[list[Tensor], list[Tensor]]:
+    """The trained weights that Muon moves, none if it is not asked for, and those that AdamW moves."""
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            of_muon = optimizer == "muon" and value.ndim == 2 and name.startswith("blocks.")
+            (matrices if of_muon else others).append(value)
+    return matrices, others
 
 
 def _adamw(weights: Sequence[Tensor], options: TrainOptions) -> torch.optim.AdamW:
