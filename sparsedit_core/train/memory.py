@@ -78,16 +78,16 @@ def training_memory(
     config's own; ``precision``, ``checkpointing`` and ``optimizer`` are those of :class:`.options.TrainOptions`.
     Captions are ``caption_tokens`` long (``None``: see :func:`..cost.caption_length`).
     """
-    if batch < 1 or precision not in get_args(Precision):
-        raise ValueError(f"found batch {batch} and precision {precision!r}; expected 1 or more, and no, bf16 or fp16")
+    if batch < 1 or precision not in get_args(Precision) or optimizer not in get_args(OptimizerName):
+        raise ValueError(
+            f"found batch {batch}, precision {precision!r} and optimizer {optimizer!r}; expected 1 or more, no, bf16 "
+            "or fp16, and adamw or muon"
+        )
     length = caption_length(config, caption_tokens)
     with FakeTensorMode():
         model = new_model(config)
-        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         everything = _bytes(model.parameters())
-        trained = _bytes(weights)
         matrices, others = shared_out(model, optimizer)
-        moments = _bytes(matrices) + 2 * _bytes(others) + _STEP * len(others)
         plain, by_block = _kept(model, batch, precision, sparse_grid, length)
         largest = 0
         if checkpointing:
@@ -96,8 +96,8 @@ def training_memory(
                 plain, _ = _kept(model, batch, precision, sparse_grid, length)
     return TrainingMemory(
         parameters=everything,
-        gradients=trained,
-        optimizer=moments,
+        gradients=_bytes(matrices) + _bytes(others),
+        optimizer=_bytes(matrices) + 2 * _bytes(others) + _STEP * len(others),
         average=everything + _AVERAGED,
         activations=plain,
         recomputed=largest,
