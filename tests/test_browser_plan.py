@@ -85,5 +85,3 @@ def test_a_calibration_is_known_after_a_run(canvas: Canvas) -> None:  # noqa: F8
     canvas.show(NODE)
     canvas.screenshot("plan_calibrated")
     assert not canvas.errors
-
-
